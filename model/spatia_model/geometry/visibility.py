@@ -1,0 +1,42 @@
+"""What a camera sees of a set of points, and how much two views share."""
+
+from __future__ import annotations
+
+import torch
+
+from spatia_model.types import Projection
+
+
+def visible_points(projection: Projection, point_count: int) -> torch.Tensor:
+    """(T, N) bool: True where point n is in front at one pixel at least of frame t. `point_count` is the N that was projected."""
+    index = projection.index.reshape(projection.index.shape[0], -1).long()  # (T, H*W)
+    highest = int(index.max()) if index.numel() else -1
+    if highest >= point_count:
+        raise ValueError(f"the projection shows point {highest}, but point_count is {point_count}; give the size of the memory that was projected")
+    seen = torch.zeros(index.shape[0], point_count + 1, dtype=torch.bool, device=index.device)
+    seen.scatter_(1, torch.where(index < 0, point_count, index), True)
+    return seen[:, :point_count]
+
+
+def overlap_counts(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """(A, B) int64: how many points views `a` (A, N) bool and `b` (B, N) bool have in common."""
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
+        raise ValueError(f"masks have shapes {tuple(a.shape)} and {tuple(b.shape)}; expected (A, N) and (B, N) over the same points")
+    return (a.double() @ b.double().T).round().long()
+
+
+def iou(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    """(A, B) float64 intersection over union of the point sets that views `a` (A, N) and `b` (B, N) see; 0 where both are empty."""
+    common = overlap_counts(a, b).double()
+    union = a.sum(1).double()[:, None] + b.sum(1).double()[None] - common
+    return common / union.clamp(min=1)
+
+
+def sets_iou(a: torch.Tensor, b: torch.Tensor) -> float:
+    """Intersection over union of two sorted sets of int64 keys (duplicates not allowed); 0 where both are empty."""
+    if not len(a) or not len(b):
+        return 0.0
+    small, large = (a, b) if len(a) <= len(b) else (b, a)
+    place = torch.searchsorted(large, small).clamp(max=len(large) - 1)
+    common = int((large[place] == small).sum())
+    return common / (len(a) + len(b) - common)

@@ -1,0 +1,1 @@
+"""The world's spatial memory: the map, the keyframes, and how new frames enter both."""
