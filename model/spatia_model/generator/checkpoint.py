@@ -1,0 +1,146 @@
+"""Weights in and out, strictly: a missing, extra or misshapen tensor is an error that names it. Safetensors only."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from spatia_model.generator import names
+
+Source = str | Path | Mapping[str, torch.Tensor]
+
+
+class CheckpointError(ValueError):
+    """A file of weights that can't be used, and what to do about it."""
+
+
+def _listed(items: Iterable[str], limit: int = 8) -> str:
+    found = sorted(items)
+    return ", ".join(found[:limit]) + (f" and {len(found) - limit} more" if len(found) > limit else "")
+
+
+def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
+    """All tensors of a safetensors file, on the CPU. CheckpointError when it's missing, cut short or not safetensors."""
+    path = Path(path)
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file of weights; check the path or fetch the model again")
+    try:
+        with safe_open(str(path), framework="pt", device="cpu") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{path}: not a whole safetensors file ({error}); it's damaged or cut short, so fetch it again") from error
+
+
+def check_tensors(wanted: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor], where: str) -> None:
+    """Names and shapes must be equal. CheckpointError names what is missing, extra or misshapen."""
+    problems = []
+    if missing := wanted.keys() - found.keys():
+        problems.append(f"missing: {_listed(missing)}")
+    if extra := found.keys() - wanted.keys():
+        problems.append(f"extra: {_listed(extra)}")
+    shapes = [
+        f"{name} is {tuple(found[name].shape)}, the model wants {tuple(wanted[name].shape)}"
+        for name in wanted.keys() & found.keys()
+        if found[name].shape != wanted[name].shape
+    ]
+    if shapes:
+        problems.append(f"misshapen: {_listed(shapes)}")
+    if problems:
+        raise CheckpointError(f"{where}: tensors don't fit the model ({'; '.join(problems)}); use the weights and the config of one and the same model")
+
+
+def _assign(module: nn.Module, tensors: Mapping[str, torch.Tensor], dtype: torch.dtype | None) -> None:
+    own = module.state_dict()
+    meta = any(tensor.is_meta for tensor in own.values())
+    cast = {name: tensor.to(dtype or own[name].dtype) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    # A meta-device module has no storage to copy into, so it takes the tensors themselves.
+    module.load_state_dict(cast, strict=True, assign=meta)
+
+
+def load_weights(module: nn.Module, path: str | Path, dtype: torch.dtype | None = None) -> None:
+    """Fill `module` from one file, strictly. Values are cast to the module's types (stored float16 -> float32), or to `dtype`."""
+    tensors = read_tensors(path)
+    check_tensors(module.state_dict(), tensors, str(path))
+    _assign(module, tensors, dtype)
+
+
+def load_official(module: nn.Module, sources: Iterable[Source], dtype: torch.dtype | None = None) -> None:
+    """Fill a `SpatiaTransformer` from tensors under their official names, in one or more files or mappings, strictly."""
+    found: dict[str, torch.Tensor] = {}
+    for source in [sources] if isinstance(sources, str | Path | Mapping) else sources:
+        tensors = source if isinstance(source, Mapping) else read_tensors(source)
+        if twice := found.keys() & tensors.keys():
+            raise CheckpointError(f"tensors given twice: {_listed(twice)}; give each file once")
+        found.update(tensors)
+    wanted = {}
+    for name, tensor in module.state_dict().items():
+        try:
+            wanted[names.to_official(name)] = tensor
+        except ValueError as error:
+            raise CheckpointError(f"the model's config isn't the released architecture: {error}") from error
+    check_tensors(wanted, found, "official weights")
+    _assign(module, {names.to_diffusers(name): tensor for name, tensor in found.items()}, dtype)
+
+
+def save_weights(module: nn.Module, path: str | Path, dtype: torch.dtype | None = torch.float16) -> str:
+    """Write the module's state, floats as `dtype` (None: as they are), whole or not at all. Returns the file's SHA-256."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {}
+    for name, tensor in module.state_dict().items():
+        value = tensor.detach().cpu()
+        stored = value.to(dtype) if dtype is not None and value.is_floating_point() else value.clone()
+        if not torch.isfinite(stored).all():
+            raise CheckpointError(f"{name} has values that aren't finite in {stored.dtype}; save with another dtype or mend the training")
+        tensors[name] = stored.contiguous()
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+    os.close(handle)
+    try:
+        save_file(tensors, temporary)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return sha256(path)
+
+
+def sha256(path: str | Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def verify_checksum(path: str | Path, expected: str) -> None:
+    """CheckpointError when the file isn't the one whose SHA-256 was recorded."""
+    if not Path(path).is_file():
+        raise CheckpointError(f"{path}: no such file of weights; check the path or fetch the model again")
+    found = sha256(path)
+    if found != expected.lower():
+        raise CheckpointError(f"{path}: SHA-256 is {found}, its config.json says {expected}; the file is damaged or another version, so fetch it again")
+
+
+def verify_folder(folder: str | Path) -> dict:
+    """Check every file that the folder's `config.json` lists under "sha256" ({file name: hex}). Returns the config."""
+    path = Path(folder) / "config.json"
+    try:
+        config = json.loads(path.read_text())
+        recorded = dict(config["sha256"])
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path}: no such file; a model folder holds config.json beside its weights") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f'{path}: not a model config with a "sha256" table ({error!r}); fetch the model again') from error
+    for name, expected in recorded.items():
+        verify_checksum(path.parent / name, expected)
+    return config
