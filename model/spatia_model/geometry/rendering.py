@@ -31,13 +31,14 @@ _pool: ThreadPoolExecutor | None = None
 class SplatStyle:
     """How points become squares; lengths are shares of a point's radius, pixels where said."""
 
-    thin: float = 1.0  # half side of the square that decides depth
-    fat: float = 1.5  # half side of the square that may give colour
+    thin: float = 0.5  # half side of the square that decides depth
+    fat: float = 1.0  # half side of the square that may give colour
+    blend: float = 0.85
     cap: float = 6.0  # largest half side, pixels
     tolerance: float = 0.04  # thickness of the front layer, share of depth (beside the point's own size)
     hole_reach: int = 2  # pixels searched on either side of an empty pixel
-    hole_pairs: int = 2  # of the 4 directions, how many must be closed by neighbours
-    leak_reach: int = 1
+    hole_pairs: int = 3  # of the 4 directions, how many must be closed by neighbours
+    leak_reach: int = 2
     leak_pairs: int = 3
     leak_gap: float = 0.1  # a pixel this share deeper than its neighbours is a leak
 
@@ -91,7 +92,9 @@ def splat(
     frames, height, width = len(T_world_camera), camera.height, camera.width
     shape = (frames, height, width)
     rgb = torch.empty(*shape, 3, dtype=torch.uint8, device=device)
-    depth = torch.full(shape, _FAR, dtype=torch.float32, device=device)
+    depth = torch.empty(shape, dtype=torch.float32, device=device)
+    border = max(style.hole_reach, style.leak_reach)
+    thin = torch.full((frames, height + 2 * border, width + 2 * border), _FAR, dtype=torch.float32, device=device)
     layer = torch.empty(shape, dtype=torch.float32, device=device)
     index = torch.empty(shape, dtype=torch.int32, device=device)
     winner = torch.full(shape, _EMPTY, dtype=torch.int64, device=device)
@@ -108,8 +111,9 @@ def splat(
     w_radius = wp.from_torch(radius.float().contiguous())
     w_drawn = wp.from_torch(torch.ones(len(points), dtype=torch.int32, device=device) if drawn is None else drawn.int().contiguous())
     w_colors, w_starts = wp.from_torch(colors.contiguous()), wp.from_torch(chunks.starts)
-    w_depth, w_layer, w_winner = wp.from_torch(depth), wp.from_torch(layer), wp.from_torch(winner)
+    w_thin, w_depth, w_layer, w_winner = wp.from_torch(thin), wp.from_torch(depth), wp.from_torch(layer), wp.from_torch(winner)
     w_rgb, w_index = wp.from_torch(rgb), wp.from_torch(index)
+    w_sums = wp.from_torch(torch.zeros(*shape, 4, dtype=torch.int32, device=device))
     view = make_view(camera, near)
     lanes = _GPU_LANES if device.type == "cuda" else 1
 
@@ -118,11 +122,11 @@ def splat(
         size, pixels = (len(mine), lanes), (last - first, height, width)
         run = _launcher(device)
         seen = [w_entries, w_starts, lanes, w_points, w_radius, w_drawn, pose, view]
-        run(kernels.thin_depth, size, [*seen, style.thin, style.cap, w_depth])
+        run(kernels.thin_depth, size, [*seen, style.thin, style.cap, w_thin, border])
         limits = [style.hole_reach, style.leak_reach, style.hole_pairs, style.leak_pairs, style.leak_gap]
-        run(kernels.close_gaps, pixels, [first, w_depth, *limits, w_layer])
-        run(kernels.nearest_centre, size, [*seen, style.fat, style.cap, style.tolerance, w_layer, w_winner])
-        run(kernels.resolve, pixels, [first, w_points, w_colors, pose, _EMPTY, w_winner, w_rgb, w_depth, w_index])
+        run(kernels.close_gaps, pixels, [first, w_thin, border, *limits, w_layer])
+        run(kernels.nearest_centre, size, [*seen, style.fat, style.cap, style.tolerance, w_layer, style.blend, w_winner, w_colors, w_sums])
+        run(kernels.resolve, pixels, [first, w_points, w_colors, pose, _EMPTY, w_winner, w_sums, w_rgb, w_depth, w_index])
 
     parts = 1 if device.type == "cuda" else max(1, min(threads, frames))
     if parts == 1:

@@ -46,7 +46,8 @@ def thin_depth(
     view: View,
     grow: wp.float32,
     cap: wp.float32,
-    depth: wp.array3d[wp.float32],  # (T, H, W) out: the nearest square's depth
+    depth: wp.array3d[wp.float32],  # (T, H + 2 border, W + 2 border) out: the nearest square's depth
+    border: wp.int32,  # pixels drawn around the image, so that its rim has neighbours on both sides
 ):
     e, lane = wp.tid()
     f = entries[e, 0]
@@ -60,11 +61,13 @@ def thin_depth(
                 u = view.fx * p[0] / z + view.cx
                 v = view.fy * p[1] / z + view.cy
                 r = wp.clamp(grow * view.fx * radius[i] / z, 0.5, cap)
-                if u + r > 0.0 and v + r > 0.0 and u - r < float(view.width) and v - r < float(view.height):
+                u = u + float(border)
+                v = v + float(border)
+                if u + r > 0.0 and v + r > 0.0 and u - r < float(depth.shape[2]) and v - r < float(depth.shape[1]):
                     x0 = wp.max(int(wp.ceil(u - r - 0.5)), 0)
-                    x1 = wp.min(int(wp.floor(u + r - 0.5)), view.width - 1)
+                    x1 = wp.min(int(wp.floor(u + r - 0.5)), depth.shape[2] - 1)
                     y0 = wp.max(int(wp.ceil(v - r - 0.5)), 0)
-                    y1 = wp.min(int(wp.floor(v + r - 0.5)), view.height - 1)
+                    y1 = wp.min(int(wp.floor(v + r - 0.5)), depth.shape[1] - 1)
                     for y in range(y0, y1 + 1):
                         for x in range(x0, x1 + 1):
                             if z < depth[f, y, x]:
@@ -88,7 +91,8 @@ def _nearest_along(depth: wp.array3d[wp.float32], f: wp.int32, y: wp.int32, x: w
 @wp.kernel
 def close_gaps(
     frame_first: wp.int32,
-    depth: wp.array3d[wp.float32],  # (T, H, W) in
+    padded: wp.array3d[wp.float32],  # (T, H + 2 border, W + 2 border) in
+    border: wp.int32,
     hole_reach: wp.int32,
     leak_reach: wp.int32,
     hole_pairs: wp.int32,
@@ -98,7 +102,7 @@ def close_gaps(
 ):
     frame, y, x = wp.tid()
     f = frame + frame_first
-    z = depth[f, y, x]
+    z = padded[f, y + border, x + border]
     reach = leak_reach
     needed = leak_pairs
     limit = z / (1.0 + leak_gap)
@@ -118,7 +122,8 @@ def close_gaps(
             dy = 1
         elif d == 3:
             dy = -1
-        both = wp.max(_nearest_along(depth, f, y, x, dy, dx, reach), _nearest_along(depth, f, y, x, -dy, -dx, reach))
+        ahead = _nearest_along(padded, f, y + border, x + border, dy, dx, reach)
+        both = wp.max(ahead, _nearest_along(padded, f, y + border, x + border, -dy, -dx, reach))
         if both < limit:
             found += 1
             nearest = wp.min(nearest, both)
@@ -142,7 +147,10 @@ def nearest_centre(
     cap: wp.float32,
     tolerance: wp.float32,  # layer thickness as a share of depth, beside the point's own size
     layer: wp.array3d[wp.float32],
+    blend: wp.float32,
     winner: wp.array3d[wp.int64],  # (T, H, W) out: squared distance to the pixel's centre << 32 | point
+    colors: wp.array2d[wp.uint8],
+    sums: wp.array4d[wp.int32],
 ):
     e, lane = wp.tid()
     f = entries[e, 0]
@@ -162,6 +170,8 @@ def nearest_centre(
                     y0 = wp.max(int(wp.ceil(v - r - 0.5)), 0)
                     y1 = wp.min(int(wp.floor(v + r - 0.5)), view.height - 1)
                     thickness = tolerance * z + 2.0 * radius[i]
+                    rb = wp.max(blend * view.fx * radius[i] / z, 0.75)
+                    inv = 1.0 / (rb * rb)
                     for y in range(y0, y1 + 1):
                         dy = float(y) + 0.5 - v
                         for x in range(x0, x1 + 1):
@@ -170,6 +180,13 @@ def nearest_centre(
                                 key = (wp.int64((dx * dx + dy * dy) * _DISTANCE_STEPS) << wp.int64(32)) | wp.int64(i)
                                 if key < winner[f, y, x]:
                                     wp.atomic_min(winner, f, y, x, key)
+                                w = wp.max(1.0 - (dx * dx + dy * dy) * inv, 0.0)
+                                w = w * w * 4096.0
+                                if w > 1.0:
+                                    wi = int(w)
+                                    wp.atomic_add(sums, f, y, x, 0, wi)
+                                    for k in range(3):
+                                        wp.atomic_add(sums, f, y, x, k + 1, wi * int(colors[i, k]))
         i += lanes
 
 
@@ -181,6 +198,7 @@ def resolve(
     pose: wp.array3d[wp.float32],
     empty: wp.int64,
     winner: wp.array3d[wp.int64],
+    sums: wp.array4d[wp.int32],
     rgb: wp.array4d[wp.uint8],
     depth: wp.array3d[wp.float32],
     index: wp.array3d[wp.int32],
@@ -198,7 +216,10 @@ def resolve(
         index[f, y, x] = i
         depth[f, y, x] = _to_camera(pose, f, points[i])[2]
         for k in range(3):
-            rgb[f, y, x, k] = colors[i, k]
+            if sums[f, y, x, 0] > 0:
+                rgb[f, y, x, k] = wp.uint8((sums[f, y, x, k + 1] + sums[f, y, x, 0] / 2) / sums[f, y, x, 0])
+            else:
+                rgb[f, y, x, k] = colors[i, k]
 
 
 @wp.kernel
