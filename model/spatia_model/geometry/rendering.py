@@ -120,7 +120,7 @@ def splat(
     def draw(first: int, last: int, mine: torch.Tensor) -> None:
         w_entries = wp.from_torch(mine)
         size, pixels = (len(mine), lanes), (last - first, height, width)
-        run = _launcher(device)
+        run = launcher(device)
         seen = [w_entries, w_starts, lanes, w_points, w_radius, w_drawn, pose, view]
         run(kernels.thin_depth, size, [*seen, style.thin, style.cap, w_thin, border])
         limits = [style.hole_reach, style.leak_reach, style.hole_pairs, style.leak_pairs, style.leak_gap]
@@ -152,7 +152,7 @@ def make_view(camera: Camera, near: float):
     return view
 
 
-def _launcher(device: torch.device):
+def launcher(device: torch.device):
     """Launches a kernel on torch's own stream, so that no synchronisation is needed between the two."""
     import warp as wp
 
@@ -198,5 +198,5 @@ def look_through(
     inputs = [wp.from_torch(entries), wp.from_torch(chunks.starts), lanes, wp.from_torch(points.contiguous(), dtype=wp.vec3)]
     inputs += [wp.from_torch(radius.contiguous()), wp.from_torch(T_camera_world[:, :3].to(device, torch.float32).contiguous())]
     inputs += [make_view(camera, near), wp.from_torch(free.contiguous()), wp.from_torch(weight.contiguous()), margin, wp.from_torch(penalty)]
-    _launcher(device)(kernels.look_through, (len(entries), lanes), inputs)
+    launcher(device)(kernels.look_through, (len(entries), lanes), inputs)
     return penalty.float() / 256

@@ -10,7 +10,7 @@ import torch
 
 from spatia_model.geometry import se3
 from spatia_model.geometry.culling import Chunks, visible_chunks
-from spatia_model.geometry.rendering import SplatStyle, look_through, splat
+from spatia_model.geometry.rendering import SplatStyle, launcher, look_through, splat
 from spatia_model.memory import voxel_keys
 from spatia_model.types import Camera, Projection
 
@@ -100,54 +100,65 @@ class PointMemory:
         Positions and colours are averages weighted by confidence, a point's evidence is the sum of its observations'.
         """
         self._check_points(points, colors, confidence, footprint)
-        use = (confidence > 0).nonzero()[:, 0]
-        if not len(use):
+        import warp as wp
+
+        from spatia_model.memory import fuse_kernels as kernels
+
+        if not len(points):
             return self
-        points, colors, weight = points[use], colors[use], confidence[use].float()
-        size = torch.full_like(weight, self.voxel_size) if footprint is None else footprint[use].float()
-        keys = voxel_keys.pack(points, voxel_keys.levels_for(size, self.voxel_size), self.voxel_size)
-        # several pixels of one view share a near voxel: together they count as one view
-        evidence = weight * (size / self.voxel_size).square().clamp(max=1.0)
+        run = launcher(self.device)
+        size = torch.full((len(points),), self.voxel_size, device=self.device) if footprint is None else footprint
+        sources = points.float().contiguous(), colors.contiguous(), confidence.float().contiguous(), size.float().contiguous()
+        w_points, w_colors = wp.from_torch(sources[0], dtype=wp.vec3), wp.from_torch(sources[1])
+        w_weight, w_size = wp.from_torch(sources[2]), wp.from_torch(sources[3])
 
-        order = torch.argsort(keys, stable=True)
-        unique, counts = torch.unique_consecutive(keys[order], return_counts=True)
-        rows = torch.stack([weight, evidence, *(points * weight[:, None]).T, *(colors.float() * weight[:, None]).T], 1)[order]
-        sums = _segment_sums(rows, counts)
-        total, gathered = sums[:, 0:1], sums[:, 1]
-        return self._merge(unique, sums[:, 2:5] / total, sums[:, 5:8] / total, gathered, step)._bounded(step)
+        keys = torch.empty(len(points), dtype=torch.int64, device=self.device)
+        run(kernels.voxel_key, (len(points),), [w_points, w_size, w_weight, self.voxel_size, wp.from_torch(keys)])
+        keys, order = torch.sort(keys, stable=True)
+        keys, counts = torch.unique_consecutive(keys, return_counts=True)
+        starts = torch.zeros(len(keys) + 1, dtype=torch.int64, device=self.device)
+        torch.cumsum(counts, 0, out=starts[1:])
+        keys = keys[: len(keys) - int(keys[-1] == torch.iinfo(torch.int64).max)]  # the points that are not to be fused come last
 
-    def _merge(self, keys: torch.Tensor, positions: torch.Tensor, colors: torch.Tensor, evidence: torch.Tensor, step: int) -> PointMemory:
+        n = (len(keys),)
+        position, color = torch.empty(*n, 3, device=self.device), torch.empty(*n, 3, device=self.device)
+        evidence = torch.empty(n, device=self.device)
+        new = [wp.from_torch(position, dtype=wp.vec3), wp.from_torch(color, dtype=wp.vec3), wp.from_torch(evidence)]
+        run(kernels.average, n, [wp.from_torch(order), wp.from_torch(starts), w_points, w_colors, w_weight, w_size, self.voxel_size, *new])
+        return self._merge(keys, new, step)._bounded(step)
+
+    def _merge(self, keys: torch.Tensor, new: list, step: int) -> PointMemory:
+        """Merges averaged voxels (sorted, unique keys; Warp arrays of position, colour, evidence) into the map without sorting again."""
+        import warp as wp
+
+        from spatia_model.memory import fuse_kernels as kernels
+
         place = torch.searchsorted(self.keys, keys)
-        known = torch.zeros(len(keys), dtype=torch.bool, device=self.device)
-        if len(self):
-            known = self.keys[place.clamp(max=len(self) - 1)] == keys
-        old, new = place[known], ~known
-        p, c, w, s = self.positions.clone(), self.colors.clone(), self.confidence.clone(), self.last_seen.clone()
-        share = (evidence[known] / (evidence[known] + w[old]))[:, None]
-        p[old] += (positions[known] - p[old]) * share
-        c[old] = (c[old].float() + (colors[known] - c[old].float()) * share).round().to(torch.uint8)
-        w[old] = (w[old] + evidence[known]).clamp(max=MAX_CONFIDENCE)
-        s[old] = step
-        # merge two sorted lists without sorting again
-        at_new = place[new] + torch.arange(int(new.sum()), device=self.device)
-        is_old = torch.ones(len(self) + len(at_new), dtype=torch.bool, device=self.device)
-        is_old[at_new] = False
-        at_old = is_old.nonzero()[:, 0]
-
-        def merged(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-            out = a.new_empty(len(is_old), *a.shape[1:])
-            out[at_old] = a
-            out[at_new] = b.to(a.dtype)
-            return out
-
-        return replace(
-            self,
-            keys=merged(self.keys, keys[new]),
-            positions=merged(p, positions[new]),
-            colors=merged(c, colors[new].round()),
-            confidence=merged(w, evidence[new].clamp(max=MAX_CONFIDENCE)),
-            last_seen=merged(s, torch.full((len(at_new),), step, dtype=torch.int32, device=self.device)),
+        known = self.keys[place.clamp(max=len(self) - 1)] == keys if len(self) else torch.zeros_like(place, dtype=torch.bool)
+        added = torch.cumsum(~known, 0)
+        row = place + added - (~known).long()
+        total = len(self) + (int(added[-1]) if len(added) else 0)
+        # an old voxel moves by the number of added ones before it
+        shift = torch.zeros(len(self) + 1, dtype=torch.int64, device=self.device)
+        shift = shift.scatter_add_(0, place, (~known).long()).cumsum(0)
+        out = (
+            torch.empty(total, dtype=torch.int64, device=self.device),
+            torch.empty(total, 3, device=self.device),
+            torch.empty(total, 3, dtype=torch.uint8, device=self.device),
+            torch.empty(total, device=self.device),
+            torch.empty(total, dtype=torch.int32, device=self.device),
         )
+
+        def arrays(keys, positions, colors, confidence, last_seen) -> list:
+            return [wp.from_torch(keys), wp.from_torch(positions, dtype=wp.vec3), *(wp.from_torch(x) for x in (colors, confidence, last_seen))]
+
+        run = launcher(self.device)
+        old = arrays(*(x.contiguous() for x in (self.keys, self.positions, self.colors, self.confidence, self.last_seen)))
+        w_out = arrays(*out)
+        run(kernels.place_old, (len(self),), [wp.from_torch(shift), *old, *w_out])
+        inputs = [wp.from_torch(row), wp.from_torch(known), wp.from_torch(keys.contiguous()), *new, MAX_CONFIDENCE, int(step), *w_out]
+        run(kernels.place_new, (len(keys),), inputs)
+        return PointMemory(self.voxel_size, *out, self.max_points)
 
     def _bounded(self, step: int) -> PointMemory:
         """Drops the least confident and longest unseen points beyond `max_points`."""
@@ -245,7 +256,3 @@ class PointMemory:
         if not bool(torch.isfinite(points).all()):
             raise ValueError("points hold NaN or infinite values; drop them before fusing")
 
-
-def _segment_sums(rows: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
-    """Sums (S, C) of consecutive runs of rows (N, C); run s has counts[s] rows."""
-    return torch.segment_reduce(rows, "sum", lengths=counts, axis=0)
