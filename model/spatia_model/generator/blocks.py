@@ -22,6 +22,8 @@ def apply_linear(module: nn.Module, x: torch.Tensor, lora: float = 1.0) -> torch
     """`module(x)`, with the share `lora` of its adapters: 1 all, 0 none. Nothing on the module is changed."""
     if lora == 1.0 or not hasattr(module, "base_layer"):
         return module(x)
+    if module.merged:
+        raise ValueError("LoRA adapters were merged into the weights, so they can't be switched off: unmerge them (unfuse_lora) first")
     base = module.base_layer(x)  # type: ignore[operator]
     return base if lora == 0.0 else base + lora * (module(x) - base)
 
@@ -69,6 +71,11 @@ def rotate(x: torch.Tensor, rotary: torch.Tensor) -> torch.Tensor:
     return torch.view_as_real(pairs * rotary).flatten(-2).to(x.dtype)
 
 
+def _heads(attn: Any, x: torch.Tensor, norm: nn.Module | None = None) -> torch.Tensor:
+    """(B, N, D) -> (B, N, heads, head_dim), normed over the full width first; the norm runs in its weight's type."""
+    return (x if norm is None else norm(x.to(norm.weight.dtype))).unflatten(2, (attn.heads, -1))  # type: ignore[arg-type]
+
+
 class SpatiaAttnProcessor:
     """Self-attention with rotary positions, or cross-attention to text given as tokens or as ready keys and values."""
 
@@ -90,19 +97,20 @@ class SpatiaAttnProcessor:
             query = apply_linear(attn.to_q, hidden_states, lora)
             if encoder_hidden_states is None:
                 key, value = apply_linear(attn.to_k, hidden_states, lora), apply_linear(attn.to_v, hidden_states, lora)
-        query = attn.norm_q(query).unflatten(2, (attn.heads, -1))
+        query = _heads(attn, query, attn.norm_q)
         if encoder_hidden_states is None:
-            key, value = attn.norm_k(key).unflatten(2, (attn.heads, -1)), value.unflatten(2, (attn.heads, -1))
+            key, value = _heads(attn, key, attn.norm_k), _heads(attn, value)
         elif isinstance(encoder_hidden_states, tuple):
             key, value = encoder_hidden_states
         else:
             key, value = self.keys_values(attn, encoder_hidden_states, lora)
         if rotary_emb is not None:
             query, key = rotate(query, rotary_emb), rotate(key, rotary_emb)
+        dtype = value.dtype  # under autocast the linears' lower type; the norms and rotations ran in float32
         out = dispatch_attention_fn(
-            query,
-            key.to(query.dtype),
-            value.to(query.dtype),
+            query.to(dtype),
+            key.to(dtype),
+            value,
             attn_mask=attention_mask,
             backend=self._attention_backend,
             parallel_config=self._parallel_config if encoder_hidden_states is None else None,
@@ -116,7 +124,7 @@ class SpatiaAttnProcessor:
             key, value = attn.to_kv(text).chunk(2, dim=-1)
         else:
             key, value = apply_linear(attn.to_k, text, lora), apply_linear(attn.to_v, text, lora)
-        return attn.norm_k(key).unflatten(2, (attn.heads, -1)), value.unflatten(2, (attn.heads, -1))
+        return _heads(attn, key, attn.norm_k), _heads(attn, value)
 
 
 def modulate(x: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor, eps: float) -> torch.Tensor:

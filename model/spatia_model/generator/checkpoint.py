@@ -55,7 +55,8 @@ def check_tensors(wanted: Mapping[str, torch.Tensor], found: Mapping[str, torch.
     if shapes:
         problems.append(f"misshapen: {_listed(shapes)}")
     if problems:
-        raise CheckpointError(f"{where}: tensors don't fit the model ({'; '.join(problems)}); use the weights and the config of one and the same model")
+        mend = "use the weights and the config of one and the same model"
+        raise CheckpointError(f"{where}: tensors don't fit the model ({'; '.join(problems)}); {mend}")
 
 
 def _assign(module: nn.Module, tensors: Mapping[str, torch.Tensor], dtype: torch.dtype | None) -> None:
@@ -128,7 +129,9 @@ def verify_checksum(path: str | Path, expected: str) -> None:
         raise CheckpointError(f"{path}: no such file of weights; check the path or fetch the model again")
     found = sha256(path)
     if found != expected.lower():
-        raise CheckpointError(f"{path}: SHA-256 is {found}, its config.json says {expected}; the file is damaged or another version, so fetch it again")
+        raise CheckpointError(
+            f"{path}: SHA-256 is {found}, recorded was {expected}; the file is damaged or another version: fetch it again"
+        )
 
 
 def verify_folder(folder: str | Path) -> dict:

@@ -56,7 +56,8 @@ def _translate(name: str, tables: tuple[dict[str, str], ...], side: str) -> str:
     module, suffix = (parameter[1], f".{parameter[2]}") if parameter else (rest, "")
     table = tables[0] if block else tables[1]
     if module not in table:
-        raise ValueError(f"unknown {side} tensor or module name {name!r}: the {'block' if block else 'top-level'} names known are {sorted(table)}")
+        place = "in a block" if block else "outside blocks"
+        raise ValueError(f"unknown {side} tensor or module name {name!r}: the names known {place} are {sorted(table)}")
     return prefix + table[module] + suffix
 
 

@@ -89,7 +89,14 @@ class Conditions:
         if first.scales is not None:
             scales = torch.cat([part.scales.expand(part.text[0][0].shape[0], -1) for part in parts])  # type: ignore[union-attr]
         return Conditions(
-            texts("text"), texts("control_text"), joined("control"), joined("main"), joined("output"), scales, first.num_references, first.lora
+            texts("text"),
+            texts("control_text"),
+            joined("control"),
+            joined("main"),
+            joined("output"),
+            scales,
+            first.num_references,
+            first.lora,
         )
 
 
@@ -345,10 +352,12 @@ class SpatiaTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, FromOriginalM
         if not 0 <= first < frames:
             raise ValueError(f"num_references {first}: give 0 to {frames - 1}, fewer than the {frames} latent frames")
         x = self.patch_embedding(latents.to(self._dtype)).to(self._dtype)  # (B, F, S, D)
-        for part in (tokens, output if tokens is None else None):
-            size = None if part is None else part.shape[1] if part is tokens else part.shape[2]
-            if size is not None and (size != frames - first or (part is tokens and part.shape[2] != x.shape[2])):
-                raise ValueError(f"control has {size} frames or another image size: give {frames - first} frames of {height}x{width} latents")
+        grid = (frames - first, x.shape[2])
+        volume = (frames - first, height, width)
+        if (tokens is not None and tokens.shape[1:3] != grid) or (output is not None and output.shape[2:] != volume):
+            raise ValueError(
+                f"control doesn't fit latents {tuple(latents.shape)} with {first} references: give frames, height, width {volume}"
+            )
 
         device = latents.device.type
         with torch.autocast(device, enabled=False):
