@@ -125,7 +125,7 @@ class PointMemory:
         evidence = torch.empty(n, device=self.device)
         new = [wp.from_torch(position, dtype=wp.vec3), wp.from_torch(color, dtype=wp.vec3), wp.from_torch(evidence)]
         run(kernels.average, n, [wp.from_torch(order), wp.from_torch(starts), w_points, w_colors, w_weight, w_size, self.voxel_size, *new])
-        return self._merge(keys, new, step)._bounded(step)
+        return self._merge(keys, new, step).bounded(step)
 
     def _merge(self, keys: torch.Tensor, new: list, step: int) -> PointMemory:
         """Merges averaged voxels (sorted, unique keys; Warp arrays of position, colour, evidence) into the map without sorting again."""
@@ -160,7 +160,7 @@ class PointMemory:
         run(kernels.place_new, (len(keys),), inputs)
         return PointMemory(self.voxel_size, *out, self.max_points)
 
-    def _bounded(self, step: int) -> PointMemory:
+    def bounded(self, step: int) -> PointMemory:
         """Drops the least confident and longest unseen points beyond `max_points`."""
         if len(self) <= self.max_points:
             return self
