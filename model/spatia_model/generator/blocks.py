@@ -28,6 +28,14 @@ def apply_linear(module: nn.Module, x: torch.Tensor, lora: float = 1.0) -> torch
     return base if lora == 0.0 else base + lora * (module(x) - base)
 
 
+def time_sinusoid(time: torch.Tensor, dim: int) -> torch.Tensor:
+    """Times (n,) in 0..1000 -> (n, dim) float32: cosines, then sines; computed in double precision."""
+    half = dim // 2
+    frequency = 10000.0 ** (-torch.arange(half, dtype=torch.float64, device=time.device) / half)
+    angle = time.double()[:, None] * frequency
+    return torch.cat([angle.cos(), angle.sin()], dim=1).float()
+
+
 def rotary_positions(frames: int, references: int, height: int, width: int) -> torch.Tensor:
     """Time, row and column of each token, (frames * height * width, 3) int64, in frame, row, column order.
 

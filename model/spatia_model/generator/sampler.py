@@ -7,7 +7,7 @@ after every step.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,9 @@ from spatia_model.generator.transformer import PREDICTIONS, Conditions
 
 # (latents (B, C, R + F, H, W), times (B, R + F) in 0..1000) -> prediction, same shape as the latents
 ModelFn = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-# called after each step with (step counted from 1, steps, latents with references in front)
-Progress = Callable[[int, int, torch.Tensor], Any]
+Progress = Callable[[int, int], Any]  # (steps done, steps)
+Observer = Callable[[int, torch.Tensor], Any]  # (steps done, latents with references in front)
+Generators = torch.Generator | Sequence[torch.Generator]
 
 SOLVERS = ("unipc", "euler")
 
@@ -51,9 +52,17 @@ def euler_sigmas(steps: int, shift: float) -> torch.Tensor:
     return shift_sigma(torch.linspace(1, 0, steps + 1, dtype=torch.float64), shift)
 
 
-def draw_noise(shape: tuple[int, ...], generator: torch.Generator, like: torch.Tensor | None = None) -> torch.Tensor:
-    """Standard normal noise, always drawn on the CPU in float32, then moved: the same on every device."""
-    noise = torch.randn(shape, generator=generator, dtype=torch.float32)
+def draw_noise(shape: Sequence[int], generator: Generators, like: torch.Tensor | None = None) -> torch.Tensor:
+    """Standard normal noise, always drawn on the CPU in float32, then moved: the same on every device.
+
+    Several generators: one per sample of the batch, so that a sample's noise doesn't depend on its company.
+    """
+    if isinstance(generator, torch.Generator):
+        noise = torch.randn(*shape, generator=generator, dtype=torch.float32)
+    elif len(generator) == shape[0]:
+        noise = torch.stack([torch.randn(*shape[1:], generator=one, dtype=torch.float32) for one in generator])
+    else:
+        raise ValueError(f"{len(generator)} generators for a batch of {shape[0]}: give one generator, or one per sample")
     return noise if like is None else noise.to(like)
 
 
@@ -113,8 +122,9 @@ def denoise(
     solver: str = "unipc",
     prediction: str = "velocity",
     renoise: float = 0.0,
-    generator: torch.Generator | None = None,
+    generator: Generators | None = None,
     progress: Progress | None = None,
+    observe: Observer | None = None,
 ) -> torch.Tensor:
     """Latents (B, C, F, H, W) from noise of that shape; the first K frames come back as the known ones.
 
@@ -129,7 +139,9 @@ def denoise(
         prediction: what the model gives: "velocity" (noise - data) or "sample" (clean latents).
         renoise: Euler only, 0..1: the share of noise that is drawn afresh after each step from `generator`. 0 is the plain
             ODE; 1 with a "sample" model is consistency sampling.
-        progress: called after each step with (step from 1, steps, latents, references in front).
+        generator: CPU generator, or one per sample.
+        progress: called after each step with (steps done, steps).
+        observe: called after each step with (steps done, latents with the references in front).
     """
     if noise.ndim != 5:
         raise ValueError(f"noise {tuple(noise.shape)}: give (B, C, F, H, W)")
@@ -163,7 +175,9 @@ def denoise(
             x = _euler_step(x, output, sigmas[step], sigmas[step + 1], prediction, renoise, generator)
         x = torch.cat([clean, x[:, :, start:]], dim=2)
         if progress is not None:
-            progress(step + 1, steps, x)
+            progress(step + 1, steps)
+        if observe is not None:
+            observe(step + 1, x)
     return x[:, :, first:]
 
 
@@ -174,12 +188,12 @@ def _euler_step(
     following: float,
     prediction: str,
     renoise: float,
-    generator: torch.Generator | None,
+    generator: Generators | None,
 ) -> torch.Tensor:
     sample = output if prediction == "sample" else x - sigma * output
     if following == 0.0:
         return sample
     eps = (x - (1 - sigma) * sample) / sigma  # the noise that x and the predicted sample imply
     if renoise and generator is not None:
-        eps = (1 - renoise**2) ** 0.5 * eps + renoise * draw_noise(tuple(x.shape), generator, x)
+        eps = (1 - renoise**2) ** 0.5 * eps + renoise * draw_noise(x.shape, generator, x)
     return (1 - following) * sample + following * eps

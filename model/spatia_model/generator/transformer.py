@@ -36,6 +36,7 @@ from spatia_model.generator.blocks import (
     modulate,
     rotary_split,
     rotary_table,
+    time_sinusoid,
     unpatch,
 )
 
@@ -98,14 +99,6 @@ class Conditions:
             first.num_references,
             first.lora,
         )
-
-
-def time_sinusoid(time: torch.Tensor, dim: int) -> torch.Tensor:
-    """Times (n,) in 0..1000 -> (n, dim) float32: cosines, then sines; computed in double precision."""
-    half = dim // 2
-    frequency = 10000.0 ** (-torch.arange(half, dtype=torch.float64, device=time.device) / half)
-    angle = time.double()[:, None] * frequency
-    return torch.cat([angle.cos(), angle.sin()], dim=1).float()
 
 
 class SpatiaTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, FromOriginalModelMixin, CacheMixin, AttentionMixin):
