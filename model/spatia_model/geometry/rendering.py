@@ -83,7 +83,7 @@ def splat(
     culling. `threads` splits frames on the CPU. Raises ValueError on wrong shapes or types. `splat_reference` is the same in plain torch.
     """
     _check(points, colors, T_world_camera, radius)
-    import warp as wp
+    from spatia_model.geometry.warp_runtime import wp
 
     from spatia_model.geometry import splat_kernels as kernels
 
@@ -154,7 +154,7 @@ def make_view(camera: Camera, near: float):
 
 def launcher(device: torch.device):
     """Launches a kernel on torch's own stream, so that no synchronisation is needed between the two."""
-    import warp as wp
+    from spatia_model.geometry.warp_runtime import wp
 
     stream = wp.stream_from_torch(torch.cuda.current_stream(device)) if device.type == "cuda" else None
     name = str(wp.device_from_torch(device))
@@ -182,7 +182,7 @@ def look_through(
     free (T, H, W): z-depth in metres up to which a pixel's ray is known to be empty (0: nothing known); weight (T, H, W) in 0..1, counted in 1/256.
     A point counts where z < free * (1 - margin) - 2 * radius.
     """
-    import warp as wp
+    from spatia_model.geometry.warp_runtime import wp
 
     from spatia_model.geometry import splat_kernels as kernels
 

@@ -5,10 +5,7 @@ On the CPU a launch is serial; on a GPU `lanes` threads share a chunk. Only orde
 memory, so the picture does not depend on the order of threads.
 """
 
-import warp as wp
-
-wp.config.log_level = wp.LOG_ERROR  # no banner, no build messages
-wp.init()
+from spatia_model.geometry.warp_runtime import wp
 
 FAR = wp.constant(1.0e30)
 _DISTANCE_STEPS = wp.constant(65536.0)  # fixed-point steps per squared pixel in the nearest-centre key

@@ -4,9 +4,7 @@ Every output has one thread that reads its inputs in a fixed order, so results d
 The key's layout is `voxel_keys`'.
 """
 
-import warp as wp
-
-from spatia_model.geometry import splat_kernels  # noqa: F401  initialises Warp quietly
+from spatia_model.geometry.warp_runtime import wp
 
 _HALF = wp.constant(1 << 19)
 _TOP_LEVEL = wp.constant(7)

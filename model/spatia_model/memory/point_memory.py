@@ -100,7 +100,7 @@ class PointMemory:
         Positions and colours are averages weighted by confidence, a point's evidence is the sum of its observations'.
         """
         self._check_points(points, colors, confidence, footprint)
-        import warp as wp
+        from spatia_model.geometry.warp_runtime import wp
 
         from spatia_model.memory import fuse_kernels as kernels
 
@@ -129,7 +129,7 @@ class PointMemory:
 
     def _merge(self, keys: torch.Tensor, new: list, step: int) -> PointMemory:
         """Merges averaged voxels (sorted, unique keys; Warp arrays of position, colour, evidence) into the map without sorting again."""
-        import warp as wp
+        from spatia_model.geometry.warp_runtime import wp
 
         from spatia_model.memory import fuse_kernels as kernels
 

@@ -1,0 +1,63 @@
+"""Which pixels of a frame are worth a place in the map, and how much each is trusted."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+from spatia_model.types import Camera, Perception
+
+
+def dilate(mask: torch.Tensor, pixels: int) -> torch.Tensor:
+    """(T, H, W) bool, grown by `pixels` in every direction (a square)."""
+    if pixels <= 0:
+        return mask
+    size = 2 * pixels + 1
+    return F.max_pool2d(mask[:, None].float(), size, stride=1, padding=pixels)[:, 0] > 0.5
+
+
+def edge_strength(depth: torch.Tensor) -> torch.Tensor:
+    """(T, H, W) float32: how far each pixel of a z-depth map is from lying on a plane with its neighbours, as a share of its depth.
+
+    Inverse depth is linear across the image of a plane, however steep, so its second difference is zero there. At a jump it is the relative
+    jump; it also marks "flying" pixels between two surfaces, where predicted depth puts ghosts.
+    """
+    inverse = 1.0 / depth.clamp(min=1e-3)
+    padded = F.pad(inverse[:, None], (1, 1, 1, 1), mode="replicate")[:, 0]
+    across = (padded[:, 1:-1, 2:] + padded[:, 1:-1, :-2] - 2 * inverse).abs()
+    down = (padded[:, 2:, 1:-1] + padded[:, :-2, 1:-1] - 2 * inverse).abs()
+    return torch.maximum(across, down) / inverse
+
+
+def slope(depth: torch.Tensor, camera: Camera) -> torch.Tensor:
+    """(T, H, W) float32: tangent of the angle between the line of sight and the surface's normal, from neighbouring depths. 0 is face on."""
+    fx, fy = float(camera.K[0, 0]), float(camera.K[1, 1])
+    padded = F.pad(depth[:, None], (1, 1, 1, 1), mode="replicate")[:, 0]
+    dx = (padded[:, 1:-1, 2:] - padded[:, 1:-1, :-2]) * (0.5 * fx)
+    dy = (padded[:, 2:, 1:-1] - padded[:, :-2, 1:-1]) * (0.5 * fy)
+    return torch.sqrt(dx * dx + dy * dy) / depth.clamp(min=1e-3)
+
+
+def fusing_weight(
+    perception: Perception,
+    camera: Camera,
+    *,
+    min_confidence: float,
+    dynamic_threshold: float,
+    dynamic_dilation: int,
+    edge_threshold: float,
+    sky_depth: float,
+) -> torch.Tensor:
+    """(T, H, W) float32 weight with which each pixel enters the map; 0 keeps it out.
+
+    Out are pixels that perception is not sure of, that move (and those around them), and flying pixels at depth edges. Surfaces seen at a
+    grazing angle count less: a small depth error shifts them far.
+    """
+    depth = perception.depth
+    keep = (depth > 0) & (perception.confidence >= min_confidence) & ~dilate(perception.dynamic > dynamic_threshold, dynamic_dilation)
+    near = torch.where(depth >= sky_depth, torch.full_like(depth, sky_depth), depth)
+    keep &= edge_strength(near) < edge_threshold
+    tangent = slope(near, camera)
+    # 1 up to about 70 degrees from the normal, then falling
+    facing = (3.0 / tangent.clamp(min=3.0)).square()
+    return torch.where(keep, perception.confidence * facing, torch.zeros_like(depth))
