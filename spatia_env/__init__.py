@@ -16,6 +16,7 @@ from gymnasium.envs.registration import register, registry
 
 if TYPE_CHECKING:
     from spatia_env.actions import ContinuousMotion, NavMotion
+    from spatia_env.compare import psnr, ssim
     from spatia_env.env import SpatiaEnv, SpatiaNavEnv
     from spatia_env.truth import SpatiaTruthEnv
     from spatia_env.wrappers import DiscreteMotion, FrameByFrame
@@ -30,6 +31,8 @@ _PUBLIC = {
     "NavMotion": "spatia_env.actions",
     "DiscreteMotion": "spatia_env.wrappers",
     "FrameByFrame": "spatia_env.wrappers",
+    "psnr": "spatia_env.compare",
+    "ssim": "spatia_env.compare",
 }
 __all__ = [
     "ContinuousMotion",
@@ -40,6 +43,8 @@ __all__ = [
     "SpatiaNavEnv",
     "SpatiaTruthEnv",
     "__version__",
+    "psnr",
+    "ssim",
 ]
 
 for _id, _entry_point in {

@@ -51,7 +51,9 @@ def check_text(text: Any, limit: int = MAX_TEXT, name: str = "text") -> str:
     foreign = sorted(set(text) - set(TEXT_CHARSET))
     if foreign:
         shown = " ".join(repr(character) for character in foreign[:8]) + (" ..." if len(foreign) > 8 else "")
-        raise ValueError(f"{name} holds characters the world cannot read: {shown}; use English letters, digits and {TEXT_CHARSET[62:].strip()}")
+        raise ValueError(
+            f"{name} holds characters the world cannot read: {shown}; use English letters, digits and {TEXT_CHARSET[62:].strip()}"
+        )
     return str(text)
 
 
@@ -76,7 +78,15 @@ def twist_path(T_world_camera: torch.Tensor, twist: np.ndarray, frames: int) -> 
     return se3.orthonormalise(T_world_camera.to(torch.float64) @ T_start_camera)
 
 
-def level_twist(T_world_camera: torch.Tensor, forward: float = 0.0, right: float = 0.0, down: float = 0.0, turn: float = 0.0, look: float = 0.0, roll: float = 0.0) -> np.ndarray:
+def level_twist(
+    T_world_camera: torch.Tensor,
+    forward: float = 0.0,
+    right: float = 0.0,
+    down: float = 0.0,
+    turn: float = 0.0,
+    look: float = 0.0,
+    roll: float = 0.0,
+) -> np.ndarray:
     """The camera-frame twist of a walker on level ground (gravity is +y of the world), whatever the camera's pitch.
 
     Args:
@@ -145,7 +155,9 @@ class ContinuousMotion:
         try:
             values = np.asarray(camera, dtype=np.float64)
         except (TypeError, ValueError) as error:
-            raise ValueError(f"the action's camera cannot be read as numbers ({error}); give six in -1..1: {', '.join(CAMERA_AXES)}") from error
+            raise ValueError(
+                f"the action's camera cannot be read as numbers ({error}); give six in -1..1: {', '.join(CAMERA_AXES)}"
+            ) from error
         if values.shape != (6,):
             raise ValueError(f"the action's camera has shape {values.shape}; give six numbers in -1..1: {', '.join(CAMERA_AXES)}")
         for axis, value in zip(CAMERA_AXES, values, strict=True):
@@ -187,7 +199,9 @@ class NavMotion:
 def nav_twist(action: Any, T_world_camera: torch.Tensor) -> np.ndarray:
     """The camera-frame twist (6,) of one of `NAV_ACTIONS`, given by its number. Raises ValueError for another."""
     listing = ", ".join(f"{number} {name}" for number, name in enumerate(NAV_ACTIONS))
-    is_integer = isinstance(action, (int, np.integer)) or (isinstance(action, np.ndarray) and action.shape == () and action.dtype.kind in "iu")
+    is_integer = isinstance(action, (int, np.integer)) or (
+        isinstance(action, np.ndarray) and action.shape == () and action.dtype.kind in "iu"
+    )
     if isinstance(action, bool) or not is_integer:
         raise ValueError(f"the action is {action!r}; give one integer: {listing}")
     if not 0 <= int(action) < len(NAV_ACTIONS):

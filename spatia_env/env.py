@@ -22,6 +22,7 @@ from spatia_env.trail import Trail
 
 if TYPE_CHECKING:
     import torch
+
     from spatia_model.memory.point_memory import PointMemory
     from spatia_model.types import Clip
 
@@ -147,12 +148,14 @@ class SpatiaEnv(gym.Env[np.ndarray, Any]):
         device: str = "auto",
         memory: bool = True,
     ) -> None:
-        self._setup(_load_model(model, device), task, max_steps, render_mode, ContinuousMotion, (max_translation, max_rotation))
+        self._setup(load_model(model, device), task, max_steps, render_mode, ContinuousMotion, (max_translation, max_rotation))
         self._with_memory = _check_flag(memory, "memory")
         self._image = load_image(image, self.image_size)
         self._prompt = check_text(prompt, MAX_PROMPT, "prompt")
 
-    def _setup(self, world: Any, task: Any, max_steps: Any, render_mode: Any, motion: Callable[..., Any], limits: tuple[float, ...]) -> None:
+    def _setup(
+        self, world: Any, task: Any, max_steps: Any, render_mode: Any, motion: Callable[..., Any], limits: tuple[float, ...]
+    ) -> None:
         """What all Spatia envs share: the world behind them, spaces and the state of no episode yet."""
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             raise ValueError(f"render_mode is {render_mode!r}; choose None or one of {self.metadata['render_modes']}")
@@ -219,7 +222,9 @@ class SpatiaEnv(gym.Env[np.ndarray, Any]):
             return shown
         if self.render_mode == "memory":
             return self.overview()
-        warnings.warn("render() shows nothing because render_mode is None; choose one: gym.make(..., render_mode='rgb_array')", stacklevel=2)
+        warnings.warn(
+            "render() shows nothing because render_mode is None; choose one: gym.make(..., render_mode='rgb_array')", stacklevel=2
+        )
         return None
 
     def close(self) -> None:
@@ -246,9 +251,9 @@ class SpatiaEnv(gym.Env[np.ndarray, Any]):
 
     def overview(self, size: int = 384) -> np.ndarray:
         """Top view of the memory with the path walked, (size, size, 3) uint8."""
-        from spatia_model.geometry.overview import top_view
-
         import torch
+
+        from spatia_model.geometry.overview import top_view
 
         episode = self._current_episode("overview")
         return _numpy(torch.as_tensor(top_view(episode.state.memory, torch.from_numpy(episode.trail.poses()), size)))
@@ -301,7 +306,9 @@ class SpatiaEnv(gym.Env[np.ndarray, Any]):
         episode = self._running_episode("edit")
         edited = function(episode.state.memory)
         if not isinstance(edited, type(episode.state.memory)):
-            raise ValueError(f"the edit returned a {type(edited).__name__}; return a {type(episode.state.memory).__name__}, the memory as it shall be")
+            raise ValueError(
+                f"the edit returned a {type(edited).__name__}; return a {type(episode.state.memory).__name__}, the memory as it shall be"
+            )
         self._episode = replace(episode, state=replace(episode.state, memory=edited))
 
     # -- the world behind the env: what SpatiaTruthEnv does otherwise -------------------------------
@@ -370,7 +377,10 @@ class SpatiaEnv(gym.Env[np.ndarray, Any]):
     def _check_fits(self, state: Any) -> None:
         size = tuple(state.frames.shape[1:3])
         if size != (self.image_size, self.image_size):
-            raise ValueError(f"that world has frames of {size[1]} x {size[0]} pixels, this env's model makes {self.image_size}: use the model it was made with")
+            raise ValueError(
+                f"that world has frames of {size[1]} x {size[0]} pixels, this env's model makes {self.image_size}: "
+                "use the model it was made with"
+            )
 
     def _name_unknown_words(self, text: str) -> None:
         lookup = getattr(self.world, "unknown_words", None)
@@ -407,13 +417,13 @@ class SpatiaNavEnv(SpatiaEnv):
         device: str = "auto",
         memory: bool = True,
     ) -> None:
-        self._setup(_load_model(model, device), task, max_steps, render_mode, NavMotion, ())
+        self._setup(load_model(model, device), task, max_steps, render_mode, NavMotion, ())
         self._with_memory = _check_flag(memory, "memory")
         self._image = load_image(image, self.image_size)
         self._prompt = check_text(prompt, MAX_PROMPT, "prompt")
 
 
-def _load_model(model: Any, device: str) -> Any:
+def load_model(model: Any, device: str) -> Any:
     """A `WorldModel` from a name, a folder or itself."""
     if callable(getattr(model, "begin", None)) and callable(getattr(model, "advance", None)):
         return model

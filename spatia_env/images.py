@@ -30,14 +30,9 @@ def load_image(image: Any, size: int) -> np.ndarray:
     Raises:
         ValueError: the picture is missing, unreadable, too small, too large or of a kind not listed; says how to mend it.
     """
-    picture = open_image(image)
-    width, height = picture.size
-    side = min(width, height)
-    left, top = (width - side) // 2, (height - side) // 2
-    square = picture.crop((left, top, left + side, top + side))
-    if side != size:
-        square = square.resize((size, size), Image.Resampling.LANCZOS)
-    return np.asarray(square, dtype=np.uint8).copy()
+    from spatia_model.geometry.pictures import middle_square
+
+    return np.asarray(middle_square(open_image(image), size), dtype=np.uint8).copy()
 
 
 def open_image(image: Any) -> Image.Image:
@@ -98,7 +93,8 @@ def _check_size(size: tuple[int, int], name: str) -> None:
     width, height = size
     if min(width, height) < MIN_SIDE:
         raise ValueError(
-            f"{name} is {width} x {height} pixels; a world needs at least {MIN_SIDE} on each side (128 or more look best): give a larger one"
+            f"{name} is {width} x {height} pixels; a world needs at least {MIN_SIDE} on each side "
+            "(128 or more look best): give a larger one"
         )
     if width * height > MAX_PIXELS:
         raise ValueError(
@@ -131,7 +127,9 @@ def _as_uint8(array: np.ndarray) -> np.ndarray:
         if not (np.isfinite(low) and np.isfinite(high)):
             raise ValueError("image holds NaN or infinite values; replace them (numpy.nan_to_num) before passing it")
         if low < 0 or high > 1:
-            raise ValueError(f"image is {array.dtype} with values in {low:g}..{high:g}; floats must lie in 0..1: scale it, or convert to uint8")
+            raise ValueError(
+                f"image is {array.dtype} with values in {low:g}..{high:g}; floats must lie in 0..1: scale it, or convert to uint8"
+            )
         return np.round(array * 255).astype(np.uint8)
     if np.issubdtype(array.dtype, np.integer):
         low, high = int(array.min()), int(array.max())

@@ -22,7 +22,9 @@ class Task(Protocol):
 def check_task(task: Any) -> Task | None:
     """Return `task` if it can be one. Raises ValueError otherwise."""
     if task is not None and not callable(task):
-        raise ValueError(f"task is a {type(task).__name__}; give None (reward 0.0), or a callable task(observation, info) -> (reward, terminated)")
+        raise ValueError(
+            f"task is a {type(task).__name__}; give None (reward 0.0), or a callable task(observation, info) -> (reward, terminated)"
+        )
     return task
 
 

@@ -15,6 +15,7 @@ from spatia_env.env import SpatiaEnv, _check_flag, _check_options, _numpy
 
 if TYPE_CHECKING:
     import torch
+
     from spatia_model.memory.point_memory import PointMemory
     from spatia_model.types import Camera, Clip
 
@@ -261,6 +262,7 @@ _NUMBERS = ("seed", "kind", "movers", "frame_count", "clip_count")
 def _load_truth(folder: Path) -> TruthState:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
+
     from spatia_model.memory.point_memory import PointMemory
     from spatia_model.types import Camera
 
@@ -271,7 +273,9 @@ def _load_truth(folder: Path) -> TruthState:
         height, width = tensors["frames"].shape[1:3]
         camera = Camera(tensors["K"], int(width), int(height))
         memory = PointMemory.load_ply(folder / "memory.ply")
-        return TruthState(camera=camera, memory=memory, **{name: tensors[name] for name in _TENSORS}, **{name: numbers[name] for name in _NUMBERS})
+        return TruthState(
+            camera=camera, memory=memory, **{name: tensors[name] for name in _TENSORS}, **{name: numbers[name] for name in _NUMBERS}
+        )
     except (OSError, KeyError, ValueError, SafetensorError) as error:
         raise ValueError(f"{folder} is damaged ({error}); save the episode anew") from error
 

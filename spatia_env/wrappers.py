@@ -30,7 +30,9 @@ class DiscreteMotion(gym.ActionWrapper, gym.utils.RecordConstructorArgs):
         eye = _torch_eye()
         for number, name in enumerate(NAV_ACTIONS):
             if np.any(np.abs(nav_twist(number, eye)) > self._limits + 1e-9):
-                raise ValueError(f"the motion {name} exceeds the env's limits {self._limits.tolist()}; raise max_translation or max_rotation")
+                raise ValueError(
+                    f"the motion {name} exceeds the env's limits {self._limits.tolist()}; raise max_translation or max_rotation"
+                )
         self.action_space = spaces.Discrete(len(NAV_ACTIONS))
 
     def action(self, action: Any) -> dict[str, Any]:

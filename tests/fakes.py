@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+
 from spatia_model.geometry.camera import camera_from_fov
 from spatia_model.memory.point_memory import PointMemory
 from spatia_model.types import Clip, Perception, Projection, WorldState
@@ -76,7 +77,9 @@ class FakeWorld:
             T_world_camera=path,
             camera=state.camera,
             projection=_nothing(frame_count, size),
-            perception=Perception(torch.ones(frame_count, size, size), torch.ones(frame_count, size, size), torch.zeros(frame_count, size, size)),
+            perception=Perception(
+                torch.ones(frame_count, size, size), torch.ones(frame_count, size, size), torch.zeros(frame_count, size, size)
+            ),
             references=(state.clip_count,) if memory else (),
             text=text,
         )

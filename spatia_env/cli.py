@@ -1,0 +1,146 @@
+"""The `spatia` command. Each subcommand's code loads only when it is called, so `spatia --help` is quick."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+
+@dataclass(frozen=True)
+class Command:
+    """A subcommand: a module with ``add_arguments(parser)`` and ``run(args) -> int``."""
+
+    module: str
+    help: str
+    examples: str
+
+
+COMMANDS: dict[str, Command] = {
+    "demo": Command(
+        "spatia_env.commands.demo",
+        "walk through a world from a sample picture and come back: video, point cloud, figures",
+        "spatia demo\nspatia demo --image yours.jpg --out outputs/yours",
+    ),
+    "generate": Command(
+        "spatia_env.commands.generate",
+        "a long video with memory along a camera path",
+        'spatia generate kitchen.jpg --motion "forward 2, left 90, right 90" --prompt "a sunny kitchen" --out outputs/kitchen\n'
+        "spatia generate img.jpg --path w2c.txt --intrinsics intrinsics.txt --prompt prompt.txt --out outputs/case",
+    ),
+    "eval closed-loop": Command(
+        "spatia_model.evaluation.closed_loop",
+        "how alike a place is after walking away and back, on held-out worlds",
+        "spatia eval closed-loop --worlds 8 --seed 2000000 --clips 6 --memory on --json",
+    ),
+    "eval events": Command(
+        "spatia_model.evaluation.events",
+        "whether things move where and how the text asks",
+        "spatia eval events --worlds 8 --json",
+    ),
+    "train": Command("spatia_model.training.cli", "train the embedded tier", "spatia train mini --out runs/mini"),
+    "parity": Command(
+        "spatia_model.evaluation.parity",
+        "check the architecture against recorded activations of the release",
+        "spatia parity path/to/fixtures",
+    ),
+    "doctor": Command("spatia_env.commands.doctor", "what this machine can run and what is missing", "spatia doctor\nspatia doctor --json"),
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    chosen = _chosen(argv)
+    try:
+        args = _parser(chosen).parse_args(argv)
+    except _Unavailable as error:
+        print(f"spatia {chosen}: error: {error}", file=sys.stderr)
+        return 1
+    try:
+        status = args.run(args)
+        sys.stdout.flush()
+        return int(status or 0)
+    except KeyboardInterrupt:
+        print(f"spatia {chosen}: stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `spatia ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except Exception as error:
+        if args.debug:
+            raise
+        kind = "" if isinstance(error, (ValueError, OSError)) else f"{type(error).__name__}: "
+        print(f"spatia {chosen}: error: {kind}{' '.join(str(error).split())}", file=sys.stderr)
+        if not kind:
+            return 1
+        print("(--debug shows where it comes from)", file=sys.stderr)
+        return 1
+
+
+class _Unavailable(Exception):
+    """A subcommand whose module cannot be loaded here."""
+
+
+def _chosen(argv: list[str]) -> str:
+    words = [word for word in argv if not word.startswith("-")][:2]
+    if " ".join(words) in COMMANDS:
+        return " ".join(words)
+    return words[0] if words and words[0] in COMMANDS else ""
+
+
+def _parser(chosen: str) -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        prog="spatia",
+        description="Spatia: one picture becomes a world that you walk through and that remembers itself.",
+        epilog="`spatia COMMAND --help` has arguments and examples of each.",
+    )
+    from spatia_env import __version__
+
+    top.add_argument("--version", action="version", version=f"spatia {__version__}")
+    commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    groups: dict[str, Any] = {}
+    for name, command in COMMANDS.items():
+        head, _, tail = name.rpartition(" ")
+        into = commands
+        if head:
+            if head not in groups:
+                group = commands.add_parser(head, help="measure a model; see `spatia eval --help`")
+                groups[head] = group.add_subparsers(title="commands", metavar="COMMAND", required=True)
+            into = groups[head]
+        parser = into.add_parser(
+            tail,
+            help=command.help,
+            description=command.help[0].upper() + command.help[1:] + ".",
+            epilog="examples:\n" + "\n".join("  " + line for line in command.examples.splitlines()),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        if name == chosen:
+            _fill(parser, command)
+    return top
+
+
+def _fill(parser: argparse.ArgumentParser, command: Command) -> None:
+    try:
+        module = importlib.import_module(command.module)
+    except ImportError as error:
+        missing = getattr(error, "name", None) or str(error)
+        root = missing.partition(".")[0]
+        mend = "it is not part of this version" if root in ("spatia_model", "spatia_env") else f"install it: pip install {root}"
+        raise _Unavailable(f"this command needs {missing}, which is not here; {mend}") from error
+    module.add_arguments(parser)
+    known = parser._option_string_actions  # noqa: SLF001 - argparse has no public way to ask
+    if "--debug" not in known:
+        parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    parser.set_defaults(run=module.run)
+
+
+def entry() -> NoReturn:
+    sys.exit(main())
+
+
+if __name__ == "__main__":
+    entry()
