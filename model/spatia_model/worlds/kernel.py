@@ -1,0 +1,458 @@
+"""The ray-caster and the distance field: two Warp kernels, the same source on CPU and GPU.
+
+A world reaches the kernels as tables of float32 (built in `scene.py`):
+
+* `prims` (P, 4) vec4: [centre, kind], [half size, cos yaw], [sin yaw, material, seed, group], [texture offset, ambient share].
+* `groups` (G, 2) vec4: [lower corner, first prim], [upper corner, one past the last prim]: boxes that let a ray skip a whole table.
+* `mats` (M, 4) vec4, `env` vec4: see `scene.py`.
+* `parts` (K, 3) vec4: pieces of moving objects: [half size, kind], [material, seed, mover, 0], [offset in the mover's frame, bound].
+
+Kinds: 0 box, 1 vertical cylinder, 2 cylinder along its own x axis, 3 sphere. `yaw` turns about the world's y axis (which points down).
+"""
+
+from __future__ import annotations
+
+from spatia_model.geometry.warp_runtime import wp
+
+from spatia_model.worlds.textures import albedo, sky, step_to
+
+wp.set_module_options({"enable_backward": False, "fast_math": True})
+
+BOX, CYLINDER, LYING_CYLINDER, SPHERE = range(4)
+FAR = 50.0  # metres: the depth of the sky
+FAR_ = wp.constant(50.0)
+MISS = wp.constant(1.0e9)
+
+
+@wp.func
+def to_local(p: wp.vec3, co: float, si: float) -> wp.vec3:
+    """World direction to the frame of a body turned by yaw about y."""
+    return wp.vec3(co * p[0] - si * p[2], p[1], si * p[0] + co * p[2])
+
+
+@wp.func
+def to_world(p: wp.vec3, co: float, si: float) -> wp.vec3:
+    return wp.vec3(co * p[0] + si * p[2], p[1], co * p[2] - si * p[0])
+
+
+@wp.func
+def safe_inverse(x: float) -> float:
+    y = x
+    if wp.abs(x) < 1.0e-9:
+        y = 1.0e-9
+    return 1.0 / y
+
+
+@wp.func
+def hit_shape(kind: int, o: wp.vec3, d: wp.vec3, h: wp.vec3) -> float:
+    """Distance along the ray (in units of d) to a body at the origin of its own frame, or MISS. The origin must be outside."""
+    best = float(MISS)
+    if kind == 0:
+        ix = safe_inverse(d[0])
+        iy = safe_inverse(d[1])
+        iz = safe_inverse(d[2])
+        ax = wp.abs(ix) * h[0]
+        ay = wp.abs(iy) * h[1]
+        az = wp.abs(iz) * h[2]
+        near = wp.max(wp.max(-o[0] * ix - ax, -o[1] * iy - ay), -o[2] * iz - az)
+        away = wp.min(wp.min(-o[0] * ix + ax, -o[1] * iy + ay), -o[2] * iz + az)
+        if near <= away and near > 0.0:
+            best = near
+    elif kind == 3:
+        a = wp.dot(d, d)
+        b = wp.dot(o, d)
+        disc = b * b - a * (wp.dot(o, o) - h[0] * h[0])
+        if disc > 0.0:
+            t = (-b - wp.sqrt(disc)) / a
+            if t > 0.0:
+                best = t
+    else:
+        p = o
+        e = d
+        g = h
+        if kind == 2:  # stand it up
+            p = wp.vec3(o[1], o[0], o[2])
+            e = wp.vec3(d[1], d[0], d[2])
+            g = wp.vec3(h[1], h[0], h[2])
+        a = e[0] * e[0] + e[2] * e[2]
+        b = p[0] * e[0] + p[2] * e[2]
+        disc = b * b - a * (p[0] * p[0] + p[2] * p[2] - g[0] * g[0])
+        if disc > 0.0 and a > 1.0e-12:
+            t = (-b - wp.sqrt(disc)) / a
+            if t > 0.0 and wp.abs(p[1] + t * e[1]) < g[1]:
+                best = t
+        iy = safe_inverse(e[1])
+        t = -p[1] * iy - wp.abs(iy) * g[1]
+        if t > 0.0 and t < best:
+            x = p[0] + t * e[0]
+            z = p[2] + t * e[2]
+            if x * x + z * z < g[0] * g[0]:
+                best = t
+    return best
+
+
+@wp.func
+def shape_distance(kind: int, p: wp.vec3, h: wp.vec3) -> float:
+    """Signed distance to a body in its own frame (negative inside)."""
+    s = float(0.0)
+    if kind == 3:
+        s = wp.length(p) - h[0]
+    elif kind == 0:
+        q = wp.vec3(wp.abs(p[0]) - h[0], wp.abs(p[1]) - h[1], wp.abs(p[2]) - h[2])
+        m = wp.vec3(wp.max(q[0], 0.0), wp.max(q[1], 0.0), wp.max(q[2], 0.0))
+        s = wp.length(m) + wp.min(wp.max(q[0], wp.max(q[1], q[2])), 0.0)
+    else:
+        r = wp.sqrt(p[0] * p[0] + p[2] * p[2]) - h[0]
+        l = wp.abs(p[1]) - h[1]
+        if kind == 2:
+            r = wp.sqrt(p[1] * p[1] + p[2] * p[2]) - h[1]
+            l = wp.abs(p[0]) - h[0]
+        m0 = wp.max(r, 0.0)
+        m1 = wp.max(l, 0.0)
+        s = wp.sqrt(m0 * m0 + m1 * m1) + wp.min(wp.max(r, l), 0.0)
+    return s
+
+
+@wp.func
+def shape_normal(kind: int, p: wp.vec3, h: wp.vec3) -> wp.vec3:
+    """Outward normal at a point of the surface, in the body's own frame."""
+    n = wp.vec3(0.0, 0.0, 0.0)
+    if kind == 3:
+        n = p / h[0]
+    elif kind == 0:
+        x = wp.abs(p[0]) - h[0]
+        y = wp.abs(p[1]) - h[1]
+        z = wp.abs(p[2]) - h[2]
+        if x >= y and x >= z:
+            n = wp.vec3(wp.sign(p[0]), 0.0, 0.0)
+        elif y >= z:
+            n = wp.vec3(0.0, wp.sign(p[1]), 0.0)
+        else:
+            n = wp.vec3(0.0, 0.0, wp.sign(p[2]))
+    elif kind == 1:
+        r = wp.sqrt(p[0] * p[0] + p[2] * p[2])
+        if r - h[0] >= wp.abs(p[1]) - h[1]:
+            n = wp.vec3(p[0] / r, 0.0, p[2] / r)
+        else:
+            n = wp.vec3(0.0, wp.sign(p[1]), 0.0)
+    else:
+        r = wp.sqrt(p[1] * p[1] + p[2] * p[2])
+        if r - h[1] >= wp.abs(p[0]) - h[0]:
+            n = wp.vec3(0.0, p[1] / r, p[2] / r)
+        else:
+            n = wp.vec3(wp.sign(p[0]), 0.0, 0.0)
+    return n
+
+
+@wp.func
+def surface_uv(kind: int, p: wp.vec3, n: wp.vec3, h: wp.vec3) -> wp.vec4:
+    """Coordinates on the surface in metres and the half sizes of the face: (u, v, hu, hv)."""
+    out = wp.vec4(p[0], p[1], h[0], h[1])
+    if kind == 0:
+        if wp.abs(n[0]) > 0.5:
+            out = wp.vec4(p[2] * n[0], p[1], h[2], h[1])
+        elif wp.abs(n[1]) > 0.5:
+            if h[0] >= h[2]:
+                out = wp.vec4(p[0], p[2], h[0], h[2])
+            else:
+                out = wp.vec4(p[2], p[0], h[2], h[0])
+        else:
+            out = wp.vec4(-p[0] * n[2], p[1], h[0], h[1])
+    elif kind == 3:
+        out = wp.vec4(wp.atan2(p[2], p[0]) * h[0], wp.asin(wp.clamp(p[1] / h[0], -1.0, 1.0)) * h[0], h[0], h[0])
+    elif kind == 1:
+        if wp.abs(n[1]) > 0.5:
+            out = wp.vec4(p[0], p[2], h[0], h[0])
+        else:
+            out = wp.vec4(wp.atan2(p[2], p[0]) * h[0], p[1], 3.14159 * h[0], h[1])
+    else:
+        if wp.abs(n[0]) > 0.5:
+            out = wp.vec4(p[1], p[2], h[1], h[1])
+        else:
+            out = wp.vec4(p[0], wp.atan2(p[2], p[1]) * h[1], h[0], 3.14159 * h[1])
+    return out
+
+
+@wp.func
+def trace_static(
+    o: wp.vec3, d: wp.vec3, limit: float, any_hit: int, prims: wp.array2d(dtype=wp.vec4), groups: wp.array2d(dtype=wp.vec4)
+) -> wp.vec2:
+    """Nearest static hit within `limit`: (t, prim or -1). With any_hit the first one found is enough (shadows)."""
+    best = float(limit)
+    who = float(-1.0)
+    ix = safe_inverse(d[0])
+    iy = safe_inverse(d[1])
+    iz = safe_inverse(d[2])
+    for g in range(groups.shape[0]):
+        lo = groups[g, 0]
+        hi = groups[g, 1]
+        x0 = (lo[0] - o[0]) * ix
+        x1 = (hi[0] - o[0]) * ix
+        y0 = (lo[1] - o[1]) * iy
+        y1 = (hi[1] - o[1]) * iy
+        z0 = (lo[2] - o[2]) * iz
+        z1 = (hi[2] - o[2]) * iz
+        near = wp.max(wp.max(wp.min(x0, x1), wp.min(y0, y1)), wp.min(z0, z1))
+        away = wp.min(wp.min(wp.max(x0, x1), wp.max(y0, y1)), wp.max(z0, z1))
+        if near <= away and away > 0.0 and near < best:
+            for k in range(int(lo[3]), int(hi[3])):
+                a = prims[k, 0]
+                b = prims[k, 1]
+                si = prims[k, 2][0]
+                lo_ = to_local(wp.vec3(o[0] - a[0], o[1] - a[1], o[2] - a[2]), b[3], si)
+                t = hit_shape(int(a[3]), lo_, to_local(d, b[3], si), wp.vec3(b[0], b[1], b[2]))
+                if t < best:
+                    best = t
+                    who = float(k)
+            if any_hit == 1 and who >= 0.0:
+                break
+    return wp.vec2(best, who)
+
+
+@wp.func
+def trace_moving(
+    o: wp.vec3,
+    d: wp.vec3,
+    limit: float,
+    frame: int,
+    parts: wp.array2d(dtype=wp.vec4),
+    where: wp.array2d(dtype=wp.vec3),
+    turn: wp.array2d(dtype=wp.quat),
+) -> wp.vec2:
+    """Nearest hit with a moving part within `limit`: (t, part or -1)."""
+    best = float(limit)
+    who = float(-1.0)
+    a = wp.dot(d, d)
+    for k in range(parts.shape[0]):
+        m = o - where[frame, k]
+        b = wp.dot(m, d)
+        bound = parts[k, 2][3]
+        if b * b - a * (wp.dot(m, m) - bound * bound) > 0.0:
+            q = turn[frame, k]
+            h = parts[k, 0]
+            t = hit_shape(int(h[3]), wp.quat_rotate_inv(q, m), wp.quat_rotate_inv(q, d), wp.vec3(h[0], h[1], h[2]))
+            if t < best:
+                best = t
+                who = float(k)
+    return wp.vec2(best, who)
+
+
+@wp.func
+def static_sdf(p: wp.vec3, limit: float, prims: wp.array2d(dtype=wp.vec4), groups: wp.array2d(dtype=wp.vec4)) -> float:
+    """Signed distance to the union of the static bodies, exact below `limit`."""
+    best = float(limit)
+    for g in range(groups.shape[0]):
+        lo = groups[g, 0]
+        hi = groups[g, 1]
+        x = wp.max(wp.max(lo[0] - p[0], p[0] - hi[0]), 0.0)
+        y = wp.max(wp.max(lo[1] - p[1], p[1] - hi[1]), 0.0)
+        z = wp.max(wp.max(lo[2] - p[2], p[2] - hi[2]), 0.0)
+        near = x * x + y * y + z * z
+        if near == 0.0 or (best > 0.0 and near < best * best):
+            for k in range(int(lo[3]), int(hi[3])):
+                a = prims[k, 0]
+                b = prims[k, 1]
+                q = to_local(wp.vec3(p[0] - a[0], p[1] - a[1], p[2] - a[2]), b[3], prims[k, 2][0])
+                best = wp.min(best, shape_distance(int(a[3]), q, wp.vec3(b[0], b[1], b[2])))
+    return best
+
+
+@wp.kernel
+def distance_kernel(
+    points: wp.array(dtype=wp.vec3),
+    limit: float,
+    prims: wp.array2d(dtype=wp.vec4),
+    groups: wp.array2d(dtype=wp.vec4),
+    out: wp.array(dtype=float),
+):
+    i = wp.tid()
+    out[i] = static_sdf(points[i], limit, prims, groups)
+
+
+@wp.func
+def tone(c: wp.vec3, env: wp.array(dtype=wp.vec4)) -> wp.vec3:
+    """Radiance to display values in 0..1: exposure and white balance, a soft shoulder, gamma 2, saturation, contrast."""
+    e = env[4]
+    k = env[7]
+    r = wp.sqrt(1.0 - wp.exp(-c[0] * e[0]))
+    g = wp.sqrt(1.0 - wp.exp(-c[1] * e[1]))
+    b = wp.sqrt(1.0 - wp.exp(-c[2] * e[2]))
+    grey = 0.3 * r + 0.59 * g + 0.11 * b
+    r = grey + (r - grey) * e[3]
+    g = grey + (g - grey) * e[3]
+    b = grey + (b - grey) * e[3]
+    return wp.vec3(
+        wp.clamp((r - 0.5) * k[0] + 0.5, 0.0, 1.0), wp.clamp((g - 0.5) * k[0] + 0.5, 0.0, 1.0), wp.clamp((b - 0.5) * k[0] + 0.5, 0.0, 1.0)
+    )
+
+
+@wp.kernel
+def render_kernel(
+    first: int,  # frame that tid 0 stands for
+    refine: int,  # 0: the centre ray of every pixel; n: n x n rays where the first pass found an edge
+    poses: wp.array(dtype=wp.mat44),
+    intrinsics: wp.vec4,
+    prims: wp.array2d(dtype=wp.vec4),
+    groups: wp.array2d(dtype=wp.vec4),
+    mats: wp.array2d(dtype=wp.vec4),
+    env: wp.array(dtype=wp.vec4),
+    parts: wp.array2d(dtype=wp.vec4),
+    where: wp.array2d(dtype=wp.vec3),
+    turn: wp.array2d(dtype=wp.quat),
+    threshold: float,
+    color: wp.array3d(dtype=wp.vec3),
+    ident: wp.array3d(dtype=int),
+    depth: wp.array3d(dtype=float),
+    rgb: wp.array4d(dtype=wp.uint8),
+):
+    f0, y, x = wp.tid()
+    f = f0 + first
+    n = int(1)
+    if refine > 0:
+        me = ident[f, y, x]
+        mine = color[f, y, x]
+        differs = int(0)
+        for k in range(4):
+            xx = wp.clamp(x + (1 - k // 2) * (1 - 2 * (k % 2)), 0, ident.shape[2] - 1)
+            yy = wp.clamp(y + (k // 2) * (1 - 2 * (k % 2)), 0, ident.shape[1] - 1)
+            other = color[f, yy, xx]
+            gap = wp.max(wp.abs(other[0] - mine[0]), wp.max(wp.abs(other[1] - mine[1]), wp.abs(other[2] - mine[2])))
+            if ident[f, yy, xx] != me or gap > threshold:
+                differs = 1
+        n = refine * refine * differs
+    pose = poses[f]
+    o = wp.vec3(pose[0, 3], pose[1, 3], pose[2, 3])
+    total = wp.vec3(0.0, 0.0, 0.0)
+    for s in range(n):
+        px = float(x) + 0.5
+        py = float(y) + 0.5
+        if refine > 0:
+            px = float(x) + (float(s % refine) + 0.5) / float(refine)
+            py = float(y) + (float(s // refine) + 0.5) / float(refine)
+        cx = (px - intrinsics[2]) / intrinsics[0]
+        cy = (py - intrinsics[3]) / intrinsics[1]
+        # z of the ray in the camera is one, so t is z-depth
+        d = wp.vec3(
+            pose[0, 0] * cx + pose[0, 1] * cy + pose[0, 2],
+            pose[1, 0] * cx + pose[1, 1] * cy + pose[1, 2],
+            pose[2, 0] * cx + pose[2, 1] * cy + pose[2, 2],
+        )
+        stretch = wp.length(d)
+        pixel = 1.0 / (intrinsics[0] * stretch)
+        hit = trace_static(o, d, FAR_, 0, prims, groups)
+        moving = trace_moving(o, d, hit[0], f, parts, where, turn)
+        t = moving[0]
+        code = int(0)
+        lit = wp.vec3(0.0, 0.0, 0.0)
+        if hit[1] < 0.0 and moving[1] < 0.0:
+            lit = sky(d / stretch, env, pixel)
+        else:
+            p = o + d * t
+            nl = wp.vec3(0.0, 0.0, 0.0)
+            n_world = wp.vec3(0.0, 0.0, 0.0)
+            tex = wp.vec3(0.0, 0.0, 0.0)
+            h = wp.vec3(0.0, 0.0, 0.0)
+            kind = int(0)
+            mat = int(0)
+            seed = int(0)
+            share = float(1.0)
+            q = wp.vec3(0.0, 0.0, 1.0)
+            if moving[1] >= 0.0:
+                k = int(moving[1])
+                b4 = parts[k, 0]
+                c4 = parts[k, 1]
+                h = wp.vec3(b4[0], b4[1], b4[2])
+                kind = int(b4[3])
+                tex = wp.quat_rotate_inv(turn[f, k], p - where[f, k])
+                nl = shape_normal(kind, tex, h)
+                n_world = wp.quat_rotate(turn[f, k], nl)
+                mat = int(c4[0])
+                seed = int(c4[1])
+                q = wp.normalize(tex)
+                code = 1 << 20
+                code += int(c4[2])
+            else:
+                k = int(hit[1])
+                a4 = prims[k, 0]
+                b4 = prims[k, 1]
+                c4 = prims[k, 2]
+                d4 = prims[k, 3]
+                h = wp.vec3(b4[0], b4[1], b4[2])
+                kind = int(a4[3])
+                local = to_local(wp.vec3(p[0] - a4[0], p[1] - a4[1], p[2] - a4[2]), b4[3], c4[0])
+                nl = shape_normal(kind, local, h)
+                n_world = to_world(nl, b4[3], c4[0])
+                tex = local + wp.vec3(d4[0], d4[1], d4[2])
+                mat = int(c4[1])
+                seed = int(c4[2])
+                share = d4[3]
+                code = 8 * int(c4[3]) + int(wp.abs(nl[1]) > 0.5) + 2 * int(wp.abs(nl[0]) > 0.5) + 8
+            uv = surface_uv(kind, tex, nl, h)
+            facing = wp.max(-wp.dot(n_world, d) / stretch, 0.05)
+            fp = t * stretch * pixel / wp.sqrt(facing)
+            m1 = mats[mat, 1]
+            base = albedo(mats[mat, 0], m1, mats[mat, 2], mats[mat, 3], uv[0], uv[1], uv[2], uv[3], seed, fp, q)
+            # contact darkening: how far away is the next surface, a little and a good way off this one
+            occ = wp.clamp(static_sdf(p + n_world * 0.12, 0.12, prims, groups) / 0.12, 0.0, 1.0)
+            occ2 = wp.clamp(static_sdf(p + n_world * 0.45, 0.45, prims, groups) / 0.45, 0.0, 1.0)
+            ao = 1.0 - env[2][3] * (1.0 - (0.4 + 0.6 * occ) * (0.35 + 0.65 * occ2))
+            for k in range(parts.shape[0]):
+                w = where[f, k] - p
+                r = wp.min(parts[k, 0][1], parts[k, 0][0])
+                l2 = wp.dot(w, w)
+                if l2 < 9.0 * r * r and l2 > 1.1 * r * r:
+                    ao *= 1.0 - 0.8 * wp.clamp(wp.dot(n_world, w) / wp.sqrt(l2), 0.0, 1.0) * wp.clamp(r * r / l2 - 0.1, 0.0, 1.0)
+            side = 0.5 - 0.5 * n_world[1]
+            up = wp.vec3(env[2][0], env[2][1], env[2][2])
+            down = wp.vec3(env[3][0], env[3][1], env[3][2])
+            light = (up * side + down * (1.0 - side)) * ao * share
+            gloss = mats[mat, 0][3]
+            shine = wp.vec3(0.0, 0.0, 0.0)
+            start = p + n_world * 0.004
+            for i in range(int(env[7][3])):
+                l0 = env[8 + 2 * i]
+                l1 = env[9 + 2 * i]
+                to = wp.vec3(l0[0], l0[1], l0[2])
+                power = float(1.0)
+                reach = float(FAR_)
+                if l0[3] > 0.5:
+                    to = to - p
+                    reach = wp.length(to)
+                    to = to / reach
+                    power = 1.0 / (1.0 + reach * reach * 0.18)
+                lam = wp.dot(n_world, to)
+                if lam > 0.0:
+                    dark = float(0.0)
+                    if l1[3] > 0.5:
+                        blocked = trace_static(start, to, reach - 0.02, 1, prims, groups)
+                        if blocked[1] >= 0.0:
+                            dark = 1.0
+                        else:
+                            blocked = trace_moving(start, to, reach - 0.02, f, parts, where, turn)
+                            if blocked[1] >= 0.0:
+                                dark = 1.0
+                    amount = power * (1.0 - dark)
+                    light += wp.vec3(l1[0], l1[1], l1[2]) * (lam * amount * (0.6 + 0.4 * ao))
+                    if gloss > 0.0:
+                        half = wp.normalize(to - d / stretch)
+                        spec = wp.pow(wp.max(wp.dot(half, n_world), 0.0), 8.0 + 60.0 * gloss)
+                        shine += wp.vec3(l1[0], l1[1], l1[2]) * (gloss * spec * amount)
+            glow = m1[3]
+            lit = wp.vec3(base[0] * (light[0] + glow), base[1] * (light[1] + glow), base[2] * (light[2] + glow)) + shine
+            if gloss > 0.0:  # a hint of the sky or the ceiling in what shines
+                rim = gloss * (0.04 + 0.5 * wp.pow(1.0 - facing, 5.0))
+                lit += up * rim * ao
+            haze = 1.0 - wp.exp(-env[3][3] * t * stretch)
+            lit = lit * (1.0 - haze) + wp.vec3(env[1][0], env[1][1], env[1][2]) * haze
+        edge = wp.vec2(px / float(color.shape[2]) - 0.5, py / float(color.shape[1]) - 0.5)
+        total += tone(lit * (1.0 - env[7][1] * wp.dot(edge, edge)), env)
+        if refine == 0:
+            ident[f, y, x] = code
+            depth[f, y, x] = t
+    if n > 0:
+        total = total / float(n)
+        if refine == 0:
+            color[f, y, x] = total
+        rgb[f, y, x, 0] = wp.uint8(total[0] * 255.0 + 0.5)
+        rgb[f, y, x, 1] = wp.uint8(total[1] * 255.0 + 0.5)
+        rgb[f, y, x, 2] = wp.uint8(total[2] * 255.0 + 0.5)
