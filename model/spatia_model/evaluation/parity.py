@@ -269,8 +269,7 @@ def run(args: argparse.Namespace) -> int:
             continue
         bad = ", ".join(f"{name} {error:.2e}" for name, error in result.errors.items() if not error <= result.tolerance)
         detail = f"  ({bad})" if bad else ""
-        print(
-            f"{result.case:{width}}  {verdict}  max error {result.worst:.2e}, tolerance {result.tolerance:.0e}, {len(result.errors)} checks{detail}"
-        )
+        figures = f"max error {result.worst:.2e}, tolerance {result.tolerance:.0e}, {len(result.errors)} checks"
+        print(f"{result.case:{width}}  {verdict}  {figures}{detail}")
     print(f"{sum(result.passed for result in results)} of {len(results)} cases pass")
     return 0 if passed else 1

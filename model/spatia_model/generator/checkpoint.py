@@ -99,7 +99,7 @@ def save_weights(module: nn.Module, path: str | Path, dtype: torch.dtype | None 
     tensors = {}
     for name, tensor in module.state_dict().items():
         value = tensor.detach().cpu()
-        stored = value.to(dtype) if dtype is not None and value.is_floating_point() else value.clone()
+        stored = value.to(dtype if value.is_floating_point() else None, copy=True)
         if not torch.isfinite(stored).all():
             raise CheckpointError(f"{name} has values that aren't finite in {stored.dtype}; save with another dtype or mend the training")
         tensors[name] = stored.contiguous()
