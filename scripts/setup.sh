@@ -12,8 +12,19 @@ STAMP=$VENV/.spatia-setup
 TORCH_PIN="torch==2.13.0"  # what the figures in the README were measured with
 CPU_INDEX="https://download.pytorch.org/whl/cpu"
 
+LOG=.cache/setup.log  # what pip and apt-get say
+
 say() { echo "[setup] $*" >&2; }
 die() { echo "[setup] error: $*" >&2; exit 1; }
+
+# pip_install <arguments...>: quiet; its last lines are shown when it fails
+pip_install() {
+    mkdir -p .cache
+    echo "pip install $*" >>$LOG
+    $VENV/bin/python -m pip install --disable-pip-version-check "$@" >>$LOG 2>&1 && return
+    grep -v '^WARNING: Location' $LOG | tail -n 12 >&2
+    return 1
+}
 
 python_is_new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; }
 
@@ -59,9 +70,10 @@ apt_install() {
     command -v apt-get >/dev/null 2>&1 || return 1
     as_root true || return 1
     say "installing $* with apt-get"
-    as_root apt-get install -y --no-install-recommends "$@" >/dev/null 2>&1 && return
-    as_root timeout 300 apt-get update >/dev/null 2>&1 || return 1
-    as_root timeout 600 apt-get install -y --no-install-recommends "$@" >/dev/null 2>&1
+    mkdir -p .cache
+    as_root apt-get install -y --no-install-recommends "$@" >>$LOG 2>&1 && return
+    as_root timeout 300 apt-get update >>$LOG 2>&1 || return 1
+    as_root timeout 600 apt-get install -y --no-install-recommends "$@" >>$LOG 2>&1
 }
 
 make_venv() {
@@ -97,20 +109,20 @@ sys.exit(sys.platform == "linux" and (linux_cuda or "+cu" in version or "+rocm" 
 install_torch() {
     if $VENV/bin/python -c 'import importlib.util, sys; sys.exit(importlib.util.find_spec("torch") is None)'; then return; fi
     if [ -n "${SPATIA_TORCH:-}" ]; then
-        $VENV/bin/python -m pip install --quiet "$SPATIA_TORCH" || die "pip could not install SPATIA_TORCH=$SPATIA_TORCH"
+        pip_install "$SPATIA_TORCH" || die "pip could not install SPATIA_TORCH=$SPATIA_TORCH"
         return
     fi
     if has_nvidia; then
         say "NVIDIA driver found: installing $TORCH_PIN with CUDA"
-        $VENV/bin/python -m pip install --quiet "$TORCH_PIN" || die "pip could not install $TORCH_PIN. Choose another: SPATIA_TORCH=torch make setup"
+        pip_install "$TORCH_PIN" || die "pip could not install $TORCH_PIN. Choose another: SPATIA_TORCH=torch make setup"
         return
     fi
     if torch_is_lean "$TORCH_PIN"; then
         say "installing $TORCH_PIN (CPU build, from the configured index)"
-        $VENV/bin/python -m pip install --quiet "$TORCH_PIN" && return
+        pip_install "$TORCH_PIN" && return
     fi
     say "installing $TORCH_PIN (CPU build, from $CPU_INDEX)"
-    $VENV/bin/python -m pip install --quiet --index-url "$CPU_INDEX" "$TORCH_PIN" && return
+    pip_install --index-url "$CPU_INDEX" "$TORCH_PIN" && return
     die "no CPU build of $TORCH_PIN could be had, and gigabytes of CUDA are not wanted on a machine without an NVIDIA driver. \
 Check the network, or choose yourself: SPATIA_TORCH=$TORCH_PIN make setup"
 }
@@ -137,7 +149,7 @@ else
 fi
 install_torch
 say "installing spatia and what it needs (a few minutes the first time)"
-$VENV/bin/python -m pip install --quiet -e ".[dev]" || die "pip could not install the project; the lines above say why"
+pip_install -e ".[dev]" || die "pip could not install the project; the lines above and $LOG say why"
 install_system_libraries
 stamp $VENV/bin/python >$STAMP
 say "done"

@@ -165,7 +165,7 @@ class SpatiaTruthEnv(SpatiaEnv):
     those of `SpatiaNav-v0`. Text is accepted and changes nothing: what happens in the world is settled by its seed.
 
     ## Start
-    At a free place of the world, at eye height, looking level; chosen by ``reset(seed=...)``. Poses are in the world's frame
+    At a free place of the world, at eye height, looking about level; chosen by ``reset(seed=...)``. Poses are in the world's frame
     (x right, y down, floor at y = 0).
 
     ## Arguments

@@ -54,11 +54,12 @@ class FrameByFrame(gym.Wrapper, gym.utils.RecordConstructorArgs):
         gym.utils.RecordConstructorArgs.__init__(self)
         super().__init__(env)
         self._clip: tuple[float, bool, bool, dict[str, Any]] | None = None
+        self._shown: Any = None
         self._next = 0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         observation, info = self.env.reset(seed=seed, options=options)
-        self._clip = None
+        self._clip, self._shown = None, observation
         return observation, {**info, "frame": 0, "acted": False}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
@@ -72,7 +73,12 @@ class FrameByFrame(gym.Wrapper, gym.utils.RecordConstructorArgs):
         self._clip, self._next = (None, 0) if is_last else (self._clip, index + 1)
         told = {key: value.copy() if isinstance(value, np.ndarray) else value for key, value in info.items()}
         told |= {"frame": index, "acted": acted}
-        return told["frames"][index].copy(), reward if is_last else 0.0, terminated and is_last, truncated and is_last, told
+        self._shown = told["frames"][index].copy()
+        return self._shown.copy(), reward if is_last else 0.0, terminated and is_last, truncated and is_last, told
+
+    def render(self) -> Any:
+        """The frame handed out last where the env renders single frames, otherwise what the env renders."""
+        return self._shown.copy() if self.render_mode == "rgb_array" and self._shown is not None else self.env.render()
 
 
 def _torch_eye() -> Any:

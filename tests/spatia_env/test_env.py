@@ -67,7 +67,8 @@ def test_seeded_twins_are_equal_and_other_seeds_differ(env_id, world, picture):
 def test_info_has_the_documented_keys_shapes_and_kinds(world, picture):
     env = gym.make("Spatia-v0", model=world, image=picture)
     size, frames = world.config.image_size, world.config.frames_per_clip
-    for observation, info in (env.reset(seed=0), env.step(FORWARD)[::4]):
+    for call in (lambda: env.reset(seed=0), lambda: env.step(FORWARD)[::4]):
+        observation, info = call()
         assert observation.shape == (size, size, 3) and observation.dtype == np.uint8
         assert set(info) == {"frames", "poses", "K", "coverage", "memory_points", "references"}
         assert info["frames"].shape == (frames, size, size, 3) and info["frames"].dtype == np.uint8
