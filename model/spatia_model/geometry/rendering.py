@@ -31,14 +31,14 @@ _pool: ThreadPoolExecutor | None = None
 class SplatStyle:
     """How points become squares; lengths are shares of a point's radius, pixels where said."""
 
-    thin: float = 0.5  # half side of the square that decides depth
+    thin: float = 0.6  # half side of the square that decides depth
     fat: float = 1.0  # half side of the square that may give colour
     blend: float = 0.85
     cap: float = 6.0  # largest half side, pixels
     tolerance: float = 0.04  # thickness of the front layer, share of depth (beside the point's own size)
-    hole_reach: int = 2  # pixels searched on either side of an empty pixel
+    hole_reach: int = 6  # pixels searched on either side of an empty pixel
     hole_pairs: int = 3  # of the 4 directions, how many must be closed by neighbours
-    leak_reach: int = 2
+    leak_reach: int = 3
     leak_pairs: int = 3
     leak_gap: float = 0.1  # a pixel this share deeper than its neighbours is a leak
 

@@ -23,7 +23,7 @@ class View:
 
 
 @wp.func
-def _to_camera(pose: wp.array3d[wp.float32], f: wp.int32, p: wp.vec3):
+def to_camera(pose: wp.array3d[wp.float32], f: wp.int32, p: wp.vec3):
     return wp.vec3(
         pose[f, 0, 0] * p[0] + pose[f, 0, 1] * p[1] + pose[f, 0, 2] * p[2] + pose[f, 0, 3],
         pose[f, 1, 0] * p[0] + pose[f, 1, 1] * p[1] + pose[f, 1, 2] * p[2] + pose[f, 1, 3],
@@ -52,7 +52,7 @@ def thin_depth(
     i = starts[c] + lane
     while i < starts[c + 1]:
         if drawn[i] != 0:
-            p = _to_camera(pose, f, points[i])
+            p = to_camera(pose, f, points[i])
             z = p[2]
             if z > view.near:
                 u = view.fx * p[0] / z + view.cx
@@ -155,7 +155,7 @@ def nearest_centre(
     i = starts[c] + lane
     while i < starts[c + 1]:
         if drawn[i] != 0:
-            p = _to_camera(pose, f, points[i])
+            p = to_camera(pose, f, points[i])
             z = p[2]
             if z > view.near:
                 u = view.fx * p[0] / z + view.cx
@@ -178,7 +178,7 @@ def nearest_centre(
                                 if key < winner[f, y, x]:
                                     wp.atomic_min(winner, f, y, x, key)
                                 w = wp.max(1.0 - (dx * dx + dy * dy) * inv, 0.0)
-                                w = w * w * 4096.0
+                                w = w * w * 1024.0
                                 if w > 1.0:
                                     wi = int(w)
                                     wp.atomic_add(sums, f, y, x, 0, wi)
@@ -211,7 +211,7 @@ def resolve(
     else:
         i = wp.int32(key & wp.int64(0x7FFFFFFF))
         index[f, y, x] = i
-        depth[f, y, x] = _to_camera(pose, f, points[i])[2]
+        depth[f, y, x] = to_camera(pose, f, points[i])[2]
         for k in range(3):
             if sums[f, y, x, 0] > 0:
                 rgb[f, y, x, k] = wp.uint8((sums[f, y, x, k + 1] + sums[f, y, x, 0] / 2) / sums[f, y, x, 0])
@@ -238,7 +238,7 @@ def look_through(
     c = entries[e, 1]
     i = starts[c] + lane
     while i < starts[c + 1]:
-        p = _to_camera(pose, f, points[i])
+        p = to_camera(pose, f, points[i])
         z = p[2]
         if z > view.near:
             x = int(wp.floor(view.fx * p[0] / z + view.cx))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from spatia_model.geometry.camera import check_path, unproject
+from spatia_model.memory.consolidation import consolidate
 from spatia_model.memory.point_memory import PointMemory
 from spatia_model.memory.static_pixels import dilate, fusing_weight
 from spatia_model.memory.tracking import Tracking, track
@@ -27,9 +28,11 @@ class MappingConfig:
     min_confidence: float = 0.3  # of a pixel's depth
     dynamic_threshold: float = 0.5
     dynamic_dilation: int = 2  # pixels around what moves that stay out, too
-    edge_threshold: float = 0.08  # relative depth jump from which a pixel is an edge
+    edge_threshold: float = 0.15  # relative depth jump from which a pixel is an edge
     sky_depth: float = 40.0  # deeper is sky
     sky_distance: float = 50.0  # where the sky is put, so that the map is bounded
+    depth_error: float = 0.06  # share of depth by which perception may err (2 to 3 standard deviations): surfaces are thinned by it; 0: never
+    consolidate_stride: int = 4  # every n-th frame takes part in that
     carve: bool = True
     carve_stride: int = 2
     carve_margin: float = 0.06  # share of depth
@@ -38,10 +41,10 @@ class MappingConfig:
     def __post_init__(self) -> None:
         if self.tracking not in ("odometry", "path"):
             raise ValueError(f'tracking = "{self.tracking}"; expected "odometry" or "path"')
-        for name in ("fuse_stride", "carve_stride"):
+        for name in ("fuse_stride", "carve_stride", "consolidate_stride"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)}; expected a whole number of at least 1")
-        for name in ("min_overlap", "min_gain", "min_confidence", "dynamic_threshold", "carve_margin", "carve_min_confidence"):
+        for name in ("min_overlap", "min_gain", "min_confidence", "dynamic_threshold", "depth_error", "carve_margin", "carve_min_confidence"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} = {getattr(self, name)}; expected a share in 0..1")
         for name in ("max_translation", "max_rotation", "edge_threshold", "sky_depth", "sky_distance"):
@@ -123,6 +126,8 @@ def map_clip(
     pixel = depth[rows] * (2.0 / float(camera.K[0, 0] + camera.K[1, 1]))
     used = weight[rows].reshape(-1)
     memory = memory.fuse(points, frames[rows].reshape(-1, 3), used, step, pixel.reshape(-1))
+    if config.depth_error > 0:
+        memory = consolidate(memory, poses[_every(last, config.consolidate_stride)], camera, config.depth_error, step)
     report = MappingReport(poses, tracking, before, carved, len(memory), int((used > 0).sum()), float(moves.float().mean()))
     return memory, report
 
