@@ -175,15 +175,29 @@ def surface_uv(kind: int, p: wp.vec3, n: wp.vec3, h: wp.vec3) -> wp.vec4:
 
 @wp.func
 def trace_static(
-    o: wp.vec3, d: wp.vec3, limit: float, any_hit: int, prims: wp.array2d(dtype=wp.vec4), groups: wp.array2d(dtype=wp.vec4)
+    o: wp.vec3,
+    d: wp.vec3,
+    limit: float,
+    any_hit: int,
+    row: int,
+    order: wp.array2d(dtype=int),
+    prims: wp.array2d(dtype=wp.vec4),
+    groups: wp.array2d(dtype=wp.vec4),
 ) -> wp.vec2:
-    """Nearest static hit within `limit`: (t, prim or -1). With any_hit the first one found is enough (shadows)."""
+    """Nearest static hit within `limit`: (t, prim or -1), over the groups in a row of `order` (its first entry says how many).
+
+    With any_hit the first one found is enough (shadows).
+    """
     best = float(limit)
     who = float(-1.0)
     ix = safe_inverse(d[0])
     iy = safe_inverse(d[1])
     iz = safe_inverse(d[2])
-    for g in range(groups.shape[0]):
+    sx = wp.abs(ix)
+    sy = wp.abs(iy)
+    sz = wp.abs(iz)
+    for i in range(order[row, 0]):
+        g = order[row, i + 1]
         lo = groups[g, 0]
         hi = groups[g, 1]
         x0 = (lo[0] - o[0]) * ix
@@ -199,8 +213,21 @@ def trace_static(
                 a = prims[k, 0]
                 b = prims[k, 1]
                 si = prims[k, 2][0]
-                lo_ = to_local(wp.vec3(o[0] - a[0], o[1] - a[1], o[2] - a[2]), b[3], si)
-                t = hit_shape(int(a[3]), lo_, to_local(d, b[3], si), wp.vec3(b[0], b[1], b[2]))
+                m = wp.vec3(o[0] - a[0], o[1] - a[1], o[2] - a[2])
+                t = float(MISS)
+                if si == 0.0 and a[3] == 0.0:  # an upright box along the axes: most of them
+                    cx = m[0] * ix
+                    cy = m[1] * iy
+                    cz = m[2] * iz
+                    ax = sx * b[0]
+                    ay = sy * b[1]
+                    az = sz * b[2]
+                    into = -wp.min(wp.min(cx + ax, cy + ay), cz + az)
+                    out = -wp.max(wp.max(cx - ax, cy - ay), cz - az)
+                    if into <= out and into > 0.0:
+                        t = into
+                else:
+                    t = hit_shape(int(a[3]), to_local(m, b[3], si), to_local(d, b[3], si), wp.vec3(b[0], b[1], b[2]))
                 if t < best:
                     best = t
                     who = float(k)
@@ -294,6 +321,7 @@ def render_kernel(
     intrinsics: wp.vec4,
     prims: wp.array2d(dtype=wp.vec4),
     groups: wp.array2d(dtype=wp.vec4),
+    order: wp.array2d(dtype=int),
     mats: wp.array2d(dtype=wp.vec4),
     env: wp.array(dtype=wp.vec4),
     parts: wp.array2d(dtype=wp.vec4),
@@ -301,6 +329,7 @@ def render_kernel(
     turn: wp.array2d(dtype=wp.quat),
     threshold: float,
     color: wp.array3d(dtype=wp.vec3),
+    lights: wp.array4d(dtype=wp.vec3),
     ident: wp.array3d(dtype=int),
     depth: wp.array3d(dtype=float),
     rgb: wp.array4d(dtype=wp.uint8),
@@ -308,18 +337,33 @@ def render_kernel(
     f0, y, x = wp.tid()
     f = f0 + first
     n = int(1)
+    same = int(0)  # all neighbours show the same face, only its texture changes
+    relight = int(1)  # light changes across the pixel, or is not known yet
     if refine > 0:
         me = ident[f, y, x]
         mine = color[f, y, x]
+        bright = lights[f, y, x, 0]
+        limit = 0.04 + 0.12 * (bright[0] + bright[1] + bright[2])
         differs = int(0)
+        same = 1
+        relight = 0
         for k in range(4):
             xx = wp.clamp(x + (1 - k // 2) * (1 - 2 * (k % 2)), 0, ident.shape[2] - 1)
             yy = wp.clamp(y + (k // 2) * (1 - 2 * (k % 2)), 0, ident.shape[1] - 1)
             other = color[f, yy, xx]
             gap = wp.max(wp.abs(other[0] - mine[0]), wp.max(wp.abs(other[1] - mine[1]), wp.abs(other[2] - mine[2])))
-            if ident[f, yy, xx] != me or gap > threshold:
+            if ident[f, yy, xx] != me:
+                differs = 1
+                same = 0
+            else:
+                lamp = lights[f, yy, xx, 0]
+                if wp.abs(lamp[0] - bright[0]) + wp.abs(lamp[1] - bright[1]) + wp.abs(lamp[2] - bright[2]) > limit:
+                    relight = 1
+            if gap > threshold:
                 differs = 1
         n = refine * refine * differs
+        if me < 8 or me >= (1 << 20):
+            same = 0
     pose = poses[f]
     o = wp.vec3(pose[0, 3], pose[1, 3], pose[2, 3])
     total = wp.vec3(0.0, 0.0, 0.0)
@@ -339,7 +383,16 @@ def render_kernel(
         )
         stretch = wp.length(d)
         pixel = 1.0 / (intrinsics[0] * stretch)
-        hit = trace_static(o, d, FAR_, 0, prims, groups)
+        hit = wp.vec2(float(MISS), -1.0)
+        if same == 1:  # most likely the face that the centre shows
+            k = ident[f, y, x] / 8 - 1
+            a4 = prims[k, 0]
+            b4 = prims[k, 1]
+            si = prims[k, 2][0]
+            m = to_local(wp.vec3(o[0] - a4[0], o[1] - a4[1], o[2] - a4[2]), b4[3], si)
+            hit = wp.vec2(hit_shape(int(a4[3]), m, to_local(d, b4[3], si), wp.vec3(b4[0], b4[1], b4[2])), float(k))
+        if hit[0] > FAR_:
+            hit = trace_static(o, d, FAR_, 0, f, order, prims, groups)
         moving = trace_moving(o, d, hit[0], f, parts, where, turn)
         t = moving[0]
         code = int(0)
@@ -386,62 +439,74 @@ def render_kernel(
                 mat = int(c4[1])
                 seed = int(c4[2])
                 share = d4[3]
-                code = 8 * int(c4[3]) + int(wp.abs(nl[1]) > 0.5) + 2 * int(wp.abs(nl[0]) > 0.5) + 8
+                code = 8 * k + int(wp.abs(nl[1]) > 0.5) + 2 * int(wp.abs(nl[0]) > 0.5) + 8
             uv = surface_uv(kind, tex, nl, h)
             facing = wp.max(-wp.dot(n_world, d) / stretch, 0.05)
             fp = t * stretch * pixel / wp.sqrt(facing)
             m1 = mats[mat, 1]
             base = albedo(mats[mat, 0], m1, mats[mat, 2], mats[mat, 3], uv[0], uv[1], uv[2], uv[3], seed, fp, q)
-            # contact darkening: how far away is the next surface, a little and a good way off this one
-            occ = wp.clamp(static_sdf(p + n_world * 0.12, 0.12, prims, groups) / 0.12, 0.0, 1.0)
-            occ2 = wp.clamp(static_sdf(p + n_world * 0.45, 0.45, prims, groups) / 0.45, 0.0, 1.0)
-            ao = 1.0 - env[2][3] * (1.0 - (0.4 + 0.6 * occ) * (0.35 + 0.65 * occ2))
-            for k in range(parts.shape[0]):
-                w = where[f, k] - p
-                r = wp.min(parts[k, 0][1], parts[k, 0][0])
-                l2 = wp.dot(w, w)
-                if l2 < 9.0 * r * r and l2 > 1.1 * r * r:
-                    ao *= 1.0 - 0.8 * wp.clamp(wp.dot(n_world, w) / wp.sqrt(l2), 0.0, 1.0) * wp.clamp(r * r / l2 - 0.1, 0.0, 1.0)
-            side = 0.5 - 0.5 * n_world[1]
-            up = wp.vec3(env[2][0], env[2][1], env[2][2])
-            down = wp.vec3(env[3][0], env[3][1], env[3][2])
-            light = (up * side + down * (1.0 - side)) * ao * share
             gloss = mats[mat, 0][3]
+            light = wp.vec3(0.0, 0.0, 0.0)
             shine = wp.vec3(0.0, 0.0, 0.0)
-            start = p + n_world * 0.004
-            for i in range(int(env[7][3])):
-                l0 = env[8 + 2 * i]
-                l1 = env[9 + 2 * i]
-                to = wp.vec3(l0[0], l0[1], l0[2])
-                power = float(1.0)
-                reach = float(FAR_)
-                if l0[3] > 0.5:
-                    to = to - p
-                    reach = wp.length(to)
-                    to = to / reach
-                    power = 1.0 / (1.0 + reach * reach * 0.18)
-                lam = wp.dot(n_world, to)
-                if lam > 0.0:
-                    dark = float(0.0)
-                    if l1[3] > 0.5:
-                        blocked = trace_static(start, to, reach - 0.02, 1, prims, groups)
-                        if blocked[1] >= 0.0:
-                            dark = 1.0
-                        else:
-                            blocked = trace_moving(start, to, reach - 0.02, f, parts, where, turn)
+            known = int(0)
+            if relight == 0:  # the centre or a neighbour shows this face: take its light
+                for k in range(5):
+                    xx = wp.clamp(x + (k % 2) * (k - 2), 0, ident.shape[2] - 1)
+                    yy = wp.clamp(y + (1 - k % 2) * (k - 3) * int(k > 0), 0, ident.shape[1] - 1)
+                    if known == 0 and ident[f, yy, xx] == code:
+                        light = lights[f, yy, xx, 0]
+                        shine = lights[f, yy, xx, 1]
+                        known = 1
+            if known == 0:
+                # contact darkening: how far away is the next surface, a hand's breadth off this one
+                open = wp.clamp(static_sdf(p + n_world * 0.3, 0.3, prims, groups) / 0.3, 0.0, 1.0)
+                ao = 1.0 - env[2][3] * 0.85 * (1.0 - open) * (1.0 - 0.4 * open)
+                for k in range(parts.shape[0]):
+                    w = where[f, k] - p
+                    r = wp.min(parts[k, 0][1], parts[k, 0][0])
+                    l2 = wp.dot(w, w)
+                    if l2 < 9.0 * r * r and l2 > 1.1 * r * r:
+                        ao *= 1.0 - 0.8 * wp.clamp(wp.dot(n_world, w) / wp.sqrt(l2), 0.0, 1.0) * wp.clamp(r * r / l2 - 0.1, 0.0, 1.0)
+                side = 0.5 - 0.5 * n_world[1]
+                up = wp.vec3(env[2][0], env[2][1], env[2][2])
+                down = wp.vec3(env[3][0], env[3][1], env[3][2])
+                light = (up * side + down * (1.0 - side)) * ao * share
+                start = p + n_world * 0.004
+                for i in range(int(env[7][3])):
+                    l0 = env[8 + 2 * i]
+                    l1 = env[9 + 2 * i]
+                    to = wp.vec3(l0[0], l0[1], l0[2])
+                    power = float(1.0)
+                    reach = float(FAR_)
+                    if l0[3] > 0.5:
+                        to = to - p
+                        reach = wp.length(to)
+                        to = to / reach
+                        power = 1.0 / (1.0 + reach * reach * 0.18)
+                    lam = wp.dot(n_world, to)
+                    if lam > 0.0:
+                        dark = float(0.0)
+                        if l1[3] > 0.5:
+                            blocked = trace_static(start, to, reach - 0.02, 1, poses.shape[0], order, prims, groups)
                             if blocked[1] >= 0.0:
                                 dark = 1.0
-                    amount = power * (1.0 - dark)
-                    light += wp.vec3(l1[0], l1[1], l1[2]) * (lam * amount * (0.6 + 0.4 * ao))
-                    if gloss > 0.0:
-                        half = wp.normalize(to - d / stretch)
-                        spec = wp.pow(wp.max(wp.dot(half, n_world), 0.0), 8.0 + 60.0 * gloss)
-                        shine += wp.vec3(l1[0], l1[1], l1[2]) * (gloss * spec * amount)
+                            else:
+                                blocked = trace_moving(start, to, reach - 0.02, f, parts, where, turn)
+                                if blocked[1] >= 0.0:
+                                    dark = 1.0
+                        amount = power * (1.0 - dark)
+                        light += wp.vec3(l1[0], l1[1], l1[2]) * (lam * amount * (0.6 + 0.4 * ao))
+                        if gloss > 0.0:
+                            half = wp.normalize(to - d / stretch)
+                            spec = wp.pow(wp.max(wp.dot(half, n_world), 0.0), 8.0 + 60.0 * gloss)
+                            shine += wp.vec3(l1[0], l1[1], l1[2]) * (gloss * spec * amount)
+                if gloss > 0.0:  # a hint of the sky or the ceiling in what shines
+                    shine += up * (gloss * (0.04 + 0.5 * wp.pow(1.0 - facing, 5.0)) * ao)
+            if refine == 0:
+                lights[f, y, x, 0] = light
+                lights[f, y, x, 1] = shine
             glow = m1[3]
             lit = wp.vec3(base[0] * (light[0] + glow), base[1] * (light[1] + glow), base[2] * (light[2] + glow)) + shine
-            if gloss > 0.0:  # a hint of the sky or the ceiling in what shines
-                rim = gloss * (0.04 + 0.5 * wp.pow(1.0 - facing, 5.0))
-                lit += up * rim * ao
             haze = 1.0 - wp.exp(-env[3][3] * t * stretch)
             lit = lit * (1.0 - haze) + wp.vec3(env[1][0], env[1][1], env[1][2]) * haze
         edge = wp.vec2(px / float(color.shape[2]) - 0.5, py / float(color.shape[1]) - 0.5)

@@ -128,7 +128,13 @@ class Scene:
             bx, by, bz = body.centre
             centre = np.array([x + c * bx + s * bz, y + by, z - s * bx + c * bz])
             turn = yaw + body.yaw
-            hx, hy, hz = extent(body.half, turn)
+            body_half = body.half
+            quarter = round(turn / (math.pi / 2))
+            if body.kind == BOX and abs(turn - quarter * math.pi / 2) < 1e-6:  # along the axes: the kernel has a short cut for these
+                if quarter % 2:
+                    body_half = (body.half[2], body.half[1], body.half[0])
+                turn = 0.0
+            hx, hy, hz = extent(body_half, turn)
             if body.kind == SPHERE:
                 hx = hy = hz = body.half[0]
             half = np.array([hx, hy, hz])
@@ -138,7 +144,7 @@ class Scene:
             self.prims.append(
                 [
                     [*centre, body.kind],
-                    [*body.half, math.cos(turn)],
+                    [*body_half, math.cos(turn)],
                     [math.sin(turn), self.material(body.material), number, len(self.groups)],
                     [*offset, body.share],
                 ]

@@ -118,7 +118,8 @@ class World:
     def identities(self, T_world_camera: torch.Tensor, camera: Camera, times: torch.Tensor) -> torch.Tensor:
         """(T, H, W) int32: -1 sky, i for `things[i]`, MOVING + i for `movers[i]`."""
         ident = self._trace(T_world_camera, camera, times, 1, "cpu", 1)[2]
-        return torch.where(ident >= MOVING, ident, torch.div(ident, 8, rounding_mode="floor") - 1)
+        group = torch.from_numpy(np.append(self.tables.prims[:, 2, 3], -1).astype(np.int32))
+        return torch.where(ident >= MOVING, ident, group[torch.where(ident >= MOVING, 0, ident // 8 - 1)])
 
     def _trace(
         self, T_world_camera: torch.Tensor, camera: Camera, times: torch.Tensor, supersample: int, device: str | torch.device, threads: int | None
@@ -137,6 +138,7 @@ class World:
         depth = torch.empty((count, high, wide), dtype=torch.float32, device=device)
         ident = torch.empty((count, high, wide), dtype=torch.int32, device=device)
         color = torch.empty((count, high, wide, 3), dtype=torch.float32, device=device)
+        light = torch.empty((count, high, wide, 2, 3), dtype=torch.float32, device=device)
         if count == 0:
             return rgb, depth, ident
         where, turn = self._mover_poses(times)
@@ -145,9 +147,9 @@ class World:
         name = str(wp.device_from_torch(device))
         intrinsics = wp.vec4(float(k[0, 0]), float(k[1, 1]), float(k[0, 2]), float(k[1, 2]))
         head = [
-            wp.from_torch(poses.to(device, torch.float32).contiguous(), dtype=wp.mat44), intrinsics, tables["prims"], tables["groups"], tables["mats"], tables["env"], tables["parts"],
+            wp.from_torch(poses.to(device, torch.float32).contiguous(), dtype=wp.mat44), intrinsics, tables["prims"], tables["groups"], wp.array(self._orders(poses, camera), dtype=int, ndim=2, device=name), tables["mats"], tables["env"], tables["parts"],
             wp.array(where, dtype=wp.vec3, ndim=2, device=name), wp.array(turn, dtype=wp.quat, ndim=2, device=name), EDGE,
-            wp.from_torch(color, dtype=wp.vec3), wp.from_torch(ident), wp.from_torch(depth), wp.from_torch(rgb),
+            wp.from_torch(color, dtype=wp.vec3), wp.from_torch(light, dtype=wp.vec3), wp.from_torch(ident), wp.from_torch(depth), wp.from_torch(rgb),
         ]  # fmt: skip
 
         def work(first: int, frames: int) -> None:
@@ -170,6 +172,26 @@ class World:
             with ThreadPoolExecutor(threads) as pool:
                 list(pool.map(lambda i: work(share[i], share[i + 1] - share[i]) if share[i + 1] > share[i] else None, range(threads)))
         return rgb, depth, ident
+
+    def _orders(self, poses: torch.Tensor, camera: Camera) -> np.ndarray:
+        """Which groups every frame may see, near ones first: (T + 1, 1 + G) int32, counts in front; the last row lists all groups."""
+        groups = self.tables.groups.astype(np.float64)
+        T = poses.double().cpu().numpy()
+        k = camera.K.double().numpy()
+        left, right = -k[0, 2] / k[0, 0], (camera.width - k[0, 2]) / k[0, 0]
+        top, bottom = -k[1, 2] / k[1, 1], (camera.height - k[1, 2]) / k[1, 1]
+        planes = np.array([[1, 0, -left], [-1, 0, right], [0, 1, -top], [0, -1, bottom], [0, 0, 1.0]])  # inwards, in the camera
+        normals = np.einsum("tij,pj->tpi", T[:, :3, :3], planes)
+        centre, half = (groups[:, 0, :3] + groups[:, 1, :3]) / 2, (groups[:, 1, :3] - groups[:, 0, :3]) / 2
+        offset = centre[None] - T[:, None, :3, 3]  # (T, G, 3)
+        inside = np.einsum("tpi,tgi->tpg", normals, offset) + np.einsum("tpi,gi->tpg", np.abs(normals), half)
+        seen = (inside > -1e-3).all(1)
+        gap = np.linalg.norm(np.maximum(np.abs(offset) - half, 0), axis=-1)
+        rank = np.argsort(np.where(seen, gap, np.inf), axis=1, kind="stable")
+        out = np.zeros((len(T) + 1, 1 + len(groups)), np.int32)
+        out[:-1, 0], out[:-1, 1:] = seen.sum(1), rank
+        out[-1, 0], out[-1, 1:] = len(groups), np.arange(len(groups))
+        return out
 
     def _mover_poses(self, times: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
         places, turns = [], []
