@@ -1,0 +1,125 @@
+"""Clips of procedural worlds on disk: one safetensors file per world, read by slices.
+
+A file holds a whole walk: `rgb` (N, H, W, 3) uint8, `depth` (N, H, W) float16 metres, `dynamic` (N, H, W) bool,
+`T_world_camera` (N, 4, 4) float64, N = 1 + 8 clips, 8 frames a second; its metadata holds the world's seed and the
+caption of each clip.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from spatia_model.config import FRAME_RATE, MiniConfig, mini_camera
+from spatia_model.worlds import World
+from spatia_model.worlds.trajectories import sample_path
+
+
+def walk(seed: int, clips: int, config: MiniConfig) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Render one world along a random collision-free path; returns tensors and metadata (see the module's docstring)."""
+    world = World.generate(seed)
+    rng = np.random.default_rng([seed, 1])
+    path = sample_path(world, rng, clips, config.frames_per_clip)
+    times = torch.arange(len(path), dtype=torch.float64) / FRAME_RATE
+    camera = mini_camera(config)
+    truth = world.render(path, camera, times, threads=1)
+    captions = []
+    for clip in range(clips):
+        window = slice(clip * config.frames_per_clip, (clip + 1) * config.frames_per_clip + 1)
+        captions.append(world.describe(path[window], camera, times[window]))
+    tensors = {
+        "rgb": truth.rgb,
+        "depth": truth.depth.half(),
+        "dynamic": truth.dynamic,
+        "T_world_camera": path,
+    }
+    return tensors, {"seed": str(seed), "captions": json.dumps(captions)}
+
+
+def write_atomic(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+    temporary = path.with_suffix(f".partial{os.getpid()}")
+    save_file({k: v.contiguous() for k, v in tensors.items()}, temporary, metadata=metadata)
+    os.replace(temporary, path)
+
+
+def _make(args: tuple[int, int, MiniConfig, Path]) -> None:
+    seed, clips, config, directory = args
+    torch.set_num_threads(1)
+    path = directory / f"{seed:07d}.safetensors"
+    if not path.exists():
+        write_atomic(path, *walk(seed, clips, config))
+
+
+def make_walks(directory: Path, seeds: range, clips: int = 7, config: MiniConfig | None = None, processes: int = 1) -> None:
+    """Render the worlds of `seeds` into `directory`; files that exist are kept, so an interrupted run goes on."""
+    directory.mkdir(parents=True, exist_ok=True)
+    jobs = [(seed, clips, config or MiniConfig(), directory) for seed in seeds]
+    run_jobs(_make, jobs, processes, f"worlds in {directory.name}")
+
+
+def run_jobs(function, jobs: list, processes: int, label: str) -> None:
+    """Run `function` over `jobs` with progress on stderr, in this process or in several."""
+    started = time.monotonic()
+
+    def progress(done: int) -> None:
+        if done % 20 == 0 or done == len(jobs):
+            pace = (time.monotonic() - started) / done
+            print(f"{label}: {done}/{len(jobs)}, {pace * (len(jobs) - done) / 60:.1f} min left", file=sys.stderr, flush=True)
+
+    if processes <= 1:
+        for i, job in enumerate(jobs):
+            function(job)
+            progress(i + 1)
+        return
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        for i, _ in enumerate(pool.map(function, jobs)):
+            progress(i + 1)
+
+
+class ClipFolder:
+    """Random access to a folder of walks. New files are noticed every now and then, so making and training can overlap."""
+
+    def __init__(self, directory: Path, refresh_seconds: float = 60.0):
+        self.directory, self.refresh_seconds = Path(directory), refresh_seconds
+        self._handles: dict[Path, object] = {}
+        self._refresh()
+
+    def _refresh(self) -> None:
+        self.files = sorted(self.directory.glob("*.safetensors"))
+        self._looked = time.monotonic()
+        if not self.files:
+            raise ValueError(f"{self.directory} holds no clips: make them first (spatia train mini --stage data)")
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def open(self, index: int):
+        """A safetensors handle: `get_slice(name)[a:b]`, `get_tensor(name)`, `metadata()`."""
+        path = self.files[index]
+        if path not in self._handles:
+            if len(self._handles) > 2000:
+                self._handles.clear()
+            self._handles[path] = safe_open(path, framework="pt")
+        return self._handles[path]
+
+    def pick(self, rng: np.random.Generator):
+        if time.monotonic() - self._looked > self.refresh_seconds:
+            self._refresh()
+        return self.open(int(rng.integers(len(self.files))))
+
+    def random_frames(self, rng: np.random.Generator, frames: int, crop: int) -> np.ndarray:
+        """(frames, crop, crop, 3) uint8 from a random place and time of a random world."""
+        rgb = self.pick(rng).get_slice("rgb")
+        n, h, w, _ = rgb.get_shape()
+        start, y, x = int(rng.integers(n - frames + 1)), int(rng.integers(h - crop + 1)), int(rng.integers(w - crop + 1))
+        return rgb[start : start + frames, y : y + crop, x : x + crop].numpy()

@@ -1,0 +1,108 @@
+"""Text encoders: the protocol, and the embedded tier's own over the small vocabulary of procedural captions.
+
+Rows beyond the prompt are zero and take part in attention unmasked, as in the released model (FACTS: dropping them
+changes the output).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import nn
+
+# Words people use for things the embedded vocabulary knows under another name.
+SYNONYMS = {
+    "sphere": "ball",
+    "cube": "box",
+    "moves": "slides",
+    "moving": "slides",
+    "rolling": "rolls",
+    "sliding": "slides",
+    "bouncing": "bounces",
+    "swinging": "swings",
+    "jumps": "bounces",
+    "hops": "bounces",
+    "couch": "sofa",
+    "grey": "gray",
+    "toward": "towards",
+    "towards": "toward",
+    "an": "a",
+}
+
+
+class TextEncoder(Protocol):
+    """Texts to rows of features for cross-attention."""
+
+    def encode(self, texts: list[str]) -> torch.Tensor:
+        """(B, rows, width) float; rows beyond each text are zero."""
+        ...
+
+    def unknown_words(self, text: str) -> list[str]:
+        """Words of `text` that carry no meaning for this encoder, in order, each once."""
+        ...
+
+
+@dataclass(frozen=True)
+class CompactTextConfig:
+    vocabulary: tuple[str, ...] = ()
+    width: int = 128
+    layers: int = 2
+    heads: int = 4
+    max_tokens: int = 40
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "vocabulary", tuple(self.vocabulary))
+        if len(set(self.vocabulary)) != len(self.vocabulary):
+            raise ValueError("the vocabulary holds a word twice")
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} must be a multiple of heads {self.heads}")
+
+
+class CompactTextEncoder(nn.Module):
+    """Word embeddings and a small pre-norm transformer, trained with the denoiser."""
+
+    def __init__(self, config: CompactTextConfig):
+        super().__init__()
+        self.config = config
+        self._ids = {word: i + 1 for i, word in enumerate(config.vocabulary)}  # 0 is padding
+        self.embedding = nn.Embedding(len(config.vocabulary) + 1, config.width, padding_idx=0)
+        self.position = nn.Parameter(torch.randn(config.max_tokens, config.width) * 0.02)
+        layer = nn.TransformerEncoderLayer(
+            config.width, config.heads, 4 * config.width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+        )
+        self.layers = nn.TransformerEncoder(layer, config.layers, nn.LayerNorm(config.width), enable_nested_tensor=False)
+        nn.init.normal_(self.embedding.weight, std=0.02)
+
+    def tokenize(self, text: str) -> tuple[list[int], list[str]]:
+        """Token ids (cut to `max_tokens`) and the words that have none."""
+        ids, unknown = [], []
+        for word in re.findall(r"[^\W_]+(?:[-'][^\W_]+)*|[.,]", text.lower()):
+            known = word if word in self._ids else SYNONYMS.get(word, word)
+            if known in self._ids:
+                ids.append(self._ids[known])
+            elif word not in ".," and word not in unknown:
+                unknown.append(word)
+        return ids[: self.config.max_tokens], unknown
+
+    def unknown_words(self, text: str) -> list[str]:
+        return self.tokenize(text)[1]
+
+    def encode(self, texts: list[str]) -> torch.Tensor:
+        """(B, max_tokens, width): one row per known word, then zeros."""
+        device = self.position.device
+        rows = [self.tokenize(text)[0] for text in texts]
+        ids = torch.zeros(len(rows), self.config.max_tokens, dtype=torch.long, device=device)
+        for i, row in enumerate(rows):
+            ids[i, : len(row)] = torch.tensor(row, dtype=torch.long)
+        return self(ids)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """Token ids (B, n), 0 for padding, to features (B, n, width), zero where padded."""
+        used = ids > 0
+        x = self.embedding(ids) + self.position
+        # An empty text would leave attention nothing to look at: let such rows see their padding, then zero them.
+        ignore = ~used & used.any(1, keepdim=True)
+        return self.layers(x, src_key_padding_mask=ignore) * used.unsqueeze(-1)

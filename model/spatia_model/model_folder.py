@@ -1,0 +1,91 @@
+"""A model as a folder: weights beside the config that says what they are.
+
+`config.json` holds one section per part and the SHA-256 of every file; weights are float16 safetensors. Loading is strict.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+from spatia_model.config import MiniConfig
+from spatia_model.generator.checkpoint import CheckpointError, load_weights, save_weights, verify_folder
+from spatia_model.generator.pipeline import ClipGenerator, SamplerOptions
+from spatia_model.generator.text import CompactTextConfig, CompactTextEncoder
+from spatia_model.generator.transformer import SpatiaTransformer
+from spatia_model.generator.vae import CompactVAEConfig, CompactVideoVAE
+from spatia_model.perception.compact import CompactPerception, CompactPerceptionConfig
+
+FORMAT = 1
+EMBEDDED = Path(__file__).parent / "pretrained"
+FILES = ("vae.safetensors", "transformer.safetensors", "text.safetensors", "perception.safetensors")
+
+
+def resolve(name_or_dir: str | Path) -> Path:
+    """The folder of a model: an embedded name such as "spatia-mini", or a path."""
+    for place in (EMBEDDED / str(name_or_dir), Path(name_or_dir).expanduser()):
+        if (place / "config.json").is_file():
+            return place.resolve()
+    known = sorted(p.parent.name for p in EMBEDDED.glob("*/config.json"))
+    raise ValueError(f"no model {str(name_or_dir)!r}: give one of {known} or a folder that holds a config.json")
+
+
+def save_mini(
+    folder: Path,
+    config: MiniConfig,
+    options: SamplerOptions,
+    vae: CompactVideoVAE,
+    transformer: SpatiaTransformer,
+    text: CompactTextEncoder,
+    perception: CompactPerception,
+) -> None:
+    """Write an embedded-tier model; `config.json` comes last, so a folder with one is whole."""
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = dict(zip(FILES, (vae, transformer, text, perception), strict=True))
+    sums = {name: save_weights(part, folder / name) for name, part in parts.items()}
+    described = {
+        "format": FORMAT,
+        "tier": "mini",
+        "world": asdict(config),
+        "sampler": asdict(options),
+        "vae": asdict(vae.config),
+        "transformer": {k: v for k, v in dict(transformer.config).items() if not k.startswith("_")},
+        "text": asdict(text.config),
+        "perception": asdict(perception.config),
+        "sha256": sums,
+    }
+    temporary = folder / "config.json.partial"
+    temporary.write_text(json.dumps(described, indent=1) + "\n")
+    os.replace(temporary, folder / "config.json")
+
+
+def load_mini(folder: Path, device: str = "cpu") -> tuple[ClipGenerator, CompactPerception, MiniConfig]:
+    """Generator, perceiver and config of an embedded-tier folder, checked file by file.
+
+    Raises:
+        CheckpointError: a file is missing, truncated or altered, a tensor missing, extra or misshapen; it says which.
+    """
+    described = verify_folder(folder)
+    if described.get("format") != FORMAT or described.get("tier") != "mini":
+        raise CheckpointError(
+            f"{folder}/config.json is of format {described.get('format')!r}, tier {described.get('tier')!r}; this version reads "
+            f"format {FORMAT}, tier 'mini': update spatia or take another folder"
+        )
+    try:
+        config = MiniConfig(**described["world"])
+        options = SamplerOptions(**described["sampler"])
+        vae = CompactVideoVAE(CompactVAEConfig(**described["vae"]))
+        transformer = SpatiaTransformer(**described["transformer"])
+        text = CompactTextEncoder(CompactTextConfig(**described["text"]))
+        perception = CompactPerception(CompactPerceptionConfig(**described["perception"]))
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder}/config.json lacks or misnames a setting ({error}): take the folder's original config.json") from error
+    for name, part in zip(FILES, (vae, transformer, text, perception), strict=True):
+        load_weights(part, folder / name)
+        part.to(device).eval().requires_grad_(False)
+    return ClipGenerator(vae, transformer, text, options), perception, config
+
+
+__all__ = ["EMBEDDED", "load_mini", "resolve", "save_mini"]

@@ -1,0 +1,130 @@
+"""The embedded perceiver: one small U-Net for depth, confidence and motion.
+
+It sees the frame, the memory's rendering at the same pose (colour, log depth, mask), an earlier frame, and how far
+each ray points up or down, which tells floors from ceilings. Where the memory covers a pixel the network only corrects
+its depth, so estimates stay in the memory's scale.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from spatia_model.geometry.camera import pixel_rays
+from spatia_model.types import Camera, Perception, Projection
+
+TYPICAL_DEPTH = 3.0  # metres, the network's guess before it has looked
+MAX_DEPTH = 60.0
+CONFIDENT_ERROR = 0.05  # "confident" means a relative depth error below this
+
+
+@dataclass(frozen=True)
+class CompactPerceptionConfig:
+    widths: tuple[int, ...] = (24, 40, 72, 112, 144)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "widths", tuple(self.widths))
+        if len(self.widths) < 2:
+            raise ValueError(f"perception needs at least two scales, got widths={self.widths}")
+
+
+class _Block(nn.Module):
+    def __init__(self, width: int):
+        super().__init__()
+        self.conv1 = nn.Conv2d(width, width, 3, padding=1)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+        nn.init.zeros_(self.conv2.weight)
+        nn.init.zeros_(self.conv2.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + self.conv2(F.silu(self.conv1(x)))
+
+
+class CompactPerception(nn.Module):
+    """U-Net over 2x2-unshuffled inputs; `forward` works on the stacked inputs, `perceive` on frames."""
+
+    CHANNELS = 12  # rgb 3, memory rgb 3, memory log depth, mask, earlier rgb 3, ray elevation
+
+    def __init__(self, config: CompactPerceptionConfig | None = None):
+        super().__init__()
+        self.config = config = config or CompactPerceptionConfig()
+        w = config.widths
+        self.stem = nn.Conv2d(4 * self.CHANNELS, w[0], 3, padding=1)
+        self.down_blocks = nn.ModuleList(_Block(c) for c in w)
+        self.down = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in zip(w, w[1:], strict=False))
+        self.deep = _Block(w[-1])
+        self.up = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in zip(w, w[1:], strict=False))
+        self.up_blocks = nn.ModuleList(_Block(c) for c in w[:-1])
+        self.head = nn.Conv2d(w[0], 3 * 4, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(N, 12, H, W) to log depth, log of its error scale, and dynamic logit, each (N, H, W)."""
+        size = x.shape[-2:]
+        step = 2 ** len(self.config.widths)
+        pad = [-s % step for s in size]
+        if any(pad):
+            x = F.pad(x, (0, pad[1], 0, pad[0]), mode="replicate")
+        prior = x[:, 6] * x[:, 7]
+        y = self.stem(F.pixel_unshuffle(x, 2))
+        skips = []
+        for i, block in enumerate(self.down_blocks):
+            y = block(y)
+            if i < len(self.down):
+                skips.append(y)
+                y = self.down[i](y)
+        y = self.deep(y)
+        for i in reversed(range(len(self.up))):
+            y = self.up_blocks[i](F.interpolate(self.up[i](y), scale_factor=2.0) + skips[i])
+        correction, log_scale, logit = F.pixel_shuffle(self.head(y), 2).float().unbind(1)
+        log_depth = prior.float() + correction + math.log(TYPICAL_DEPTH)
+        return tuple(v[:, : size[0], : size[1]] for v in (log_depth, log_scale.clamp(-7, 3), logit))  # type: ignore[return-value]
+
+    def perceive(
+        self,
+        frames: torch.Tensor,
+        T_world_camera: torch.Tensor,
+        camera: Camera,
+        prior: Projection | None = None,
+        previous: torch.Tensor | None = None,
+    ) -> Perception:
+        """See `Perceiver.perceive`. Without `prior` and `previous` nothing is called dynamic: there is no evidence."""
+        x = stack_inputs(frames, T_world_camera, camera, prior, previous)
+        with torch.inference_mode():
+            log_depth, log_scale, logit = self(x.to(next(self.parameters()).device))
+        depth = log_depth.exp().clamp(0.05, MAX_DEPTH)
+        dynamic = logit.sigmoid()
+        if prior is None and previous is None:
+            dynamic = torch.zeros_like(dynamic)
+        return Perception(depth.cpu(), confidence_of(log_scale).cpu(), dynamic.cpu())
+
+
+def confidence_of(log_scale: torch.Tensor) -> torch.Tensor:
+    """Probability that the relative error stays below 5 %, for a Laplace error of this log scale."""
+    return 1 - torch.exp(-CONFIDENT_ERROR / log_scale.exp())
+
+
+def stack_inputs(
+    frames: torch.Tensor, T_world_camera: torch.Tensor, camera: Camera, prior: Projection | None, previous: torch.Tensor | None
+) -> torch.Tensor:
+    """The network's input (T, 12, H, W) float32 for frames (T, H, W, 3) uint8."""
+    t, h, w, _ = frames.shape
+    rgb = frames.permute(0, 3, 1, 2).float() / 127.5 - 1
+    earlier = rgb if previous is None else previous.permute(0, 3, 1, 2).float() / 127.5 - 1
+    if prior is None:
+        memory = rgb.new_zeros(t, 5, h, w)
+    else:
+        mask = prior.mask.unsqueeze(1).float()
+        log_depth = (prior.depth.clamp(0.05, MAX_DEPTH).log() - math.log(TYPICAL_DEPTH)).unsqueeze(1)
+        memory = torch.cat([(prior.rgb.permute(0, 3, 1, 2).float() / 127.5 - 1) * mask, log_depth * mask, mask], 1)
+    return torch.cat([rgb, memory, earlier, ray_elevation(T_world_camera, camera)], 1)
+
+
+def ray_elevation(T_world_camera: torch.Tensor, camera: Camera) -> torch.Tensor:
+    """(T, 1, H, W): the world's down component of each pixel's unit ray."""
+    rays = F.normalize(pixel_rays(camera), dim=-1)  # (H, W, 3)
+    down = T_world_camera[:, 1, :3].to(rays.dtype)  # row of the rotation that gives world y
+    return torch.einsum("tc,hwc->thw", down, rays).unsqueeze(1)

@@ -1,0 +1,105 @@
+"""`spatia train mini`: every stage from nothing to a folder of weights, resumable at any point."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from spatia_model.training.loop import LoopConfig
+
+STAGES = ("data", "vae", "perception", "latents", "denoiser", "export")
+VALIDATION_SEED = 1_000_000
+
+EPILOG = """examples:
+  spatia train mini --out runs/mini                        all stages, default sizes (hours on a CPU)
+  spatia train mini --out runs/tiny --worlds 8 --steps vae=20,perception=20,denoiser=20
+  spatia train mini --out runs/mini --stage denoiser --processes 2
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.epilog = EPILOG
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("preset", choices=["mini"], help="what to train")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run: data, checkpoints, pictures, and at the end the model")
+    parser.add_argument("--stage", choices=STAGES, action="append", help="only these stages (may be given several times)")
+    parser.add_argument("--worlds", type=int, default=1500, help="training worlds (seeds from --seed up; all below 1,000,000)")
+    parser.add_argument("--validation-worlds", type=int, default=24, help="worlds with seeds from 1,000,000 up")
+    parser.add_argument("--pictures", type=int, default=1500, help="still pictures for the VAE and perception")
+    parser.add_argument("--clips", type=int, default=4, help="clips per world")
+    parser.add_argument("--steps", default="", help="steps per stage, such as vae=4000,perception=2000,denoiser=6000")
+    parser.add_argument("--batch", default="", help="batch per stage, such as perception=12,denoiser=16")
+    parser.add_argument("--lr", default="", help="learning rate per stage, such as vae=1e-3")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--processes", type=int, default=1, help="training processes, gradients averaged (one thread each)")
+    parser.add_argument("--threads", type=int, default=0, help="threads per process (0: cores / processes)")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--no-bf16", action="store_true", help="train in float32")
+
+
+def run(args: argparse.Namespace) -> int:
+    if args.worlds < 1 or args.seed < 0 or args.seed + args.worlds > VALIDATION_SEED:
+        raise ValueError(f"training seeds lie in 0..999,999: --seed {args.seed} --worlds {args.worlds} leaves that range")
+    if args.processes < 1:
+        raise ValueError(f"--processes must be at least 1, got {args.processes}")
+    for name in ("steps", "batch", "lr"):
+        _numbers(getattr(args, name), name)
+    try:
+        args.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"cannot write to {args.out} ({error.strerror}): give a folder you may write to") from error
+    for stage in args.stage or STAGES:
+        print(f"== {stage}", file=sys.stderr, flush=True)
+        if stage in ("vae", "perception", "denoiser") and args.processes > 1:
+            os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+            os.environ.setdefault("MASTER_PORT", str(29500 + os.getpid() % 1000))
+            mp.spawn(_worker, (stage, args), nprocs=args.processes)  # type: ignore[attr-defined]
+        else:
+            torch.set_num_threads(args.threads or os.cpu_count() or 1)
+            _stage(stage, args)
+    return 0
+
+
+def _worker(rank: int, stage: str, args: argparse.Namespace) -> None:
+    torch.set_num_threads(args.threads or max(1, (os.cpu_count() or 1) // args.processes))
+    dist.init_process_group("nccl" if args.device.startswith("cuda") else "gloo", rank=rank, world_size=args.processes)
+    _stage(stage, args)
+    dist.destroy_process_group()
+
+
+def _numbers(text: str, option: str) -> dict[str, float]:
+    try:
+        return {k.strip(): float(v) for k, v in (part.split("=") for part in text.split(",") if part.strip())}
+    except ValueError as error:
+        raise ValueError(f"--{option} takes stage=number pairs such as vae=4000,denoiser=6000, got {text!r}") from error
+
+
+def _stage(name: str, args: argparse.Namespace) -> None:
+    # Imported here: the ray-caster and the map load kernels, which --help should not wait for.
+    from spatia_model.training import mini_run
+
+    run_stage = getattr(mini_run, name)
+    run_stage(args.out, args)
+
+
+def loop_config(args: argparse.Namespace, stage: str, default: LoopConfig) -> LoopConfig:
+    """A stage's loop settings with the command line's on top."""
+    steps, lr = _numbers(args.steps, "steps").get(stage), _numbers(args.lr, "lr").get(stage)
+    return replace(
+        default,
+        steps=int(steps) if steps else default.steps,
+        lr=lr or default.lr,
+        seed=args.seed,
+        bf16=not args.no_bf16,
+        validate_every=max(1, min(default.validate_every, int(steps or default.steps))),
+    )
+
+
+

@@ -1,0 +1,96 @@
+"""The stages of `spatia train mini`, in order. Each reads what the ones before left in the run's folder.
+
+    runs/NAME/walks, validation       rendered worlds
+    runs/NAME/windows, ...-validation the memory's side of them
+    runs/NAME/vae.pt, perception.pt, denoiser.pt   checkpoints; *.png pictures; *.jsonl validation figures
+    runs/NAME/latents                 windows as latents
+    runs/NAME/model                   the trained folder
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from spatia_model.config import MiniConfig
+from spatia_model.data.latents import LatentFolder, make_latents
+from spatia_model.data.procedural import ClipFolder, make_walks
+from spatia_model.data.windows import WindowFolder, make_windows
+from spatia_model.generator.pipeline import SamplerOptions
+from spatia_model.generator.vae import CompactVideoVAE
+from spatia_model.model_folder import save_mini
+from spatia_model.perception.compact import CompactPerception
+from spatia_model.training.cli import VALIDATION_SEED, _numbers, loop_config
+from spatia_model.training.loop import LoopConfig, fit
+from spatia_model.training.pictures import PicturePool
+from spatia_model.training.stage_denoiser import DenoiserStage
+from spatia_model.training.stage_perception import PerceptionStage
+from spatia_model.training.stage_vae import VAEStage, measure_latents
+
+MINI = MiniConfig()
+PICTURES = "pictures.npy"
+
+
+def data(out: Path, args: argparse.Namespace) -> None:
+    """Render worlds, run the map along them, draw pictures."""
+    make_walks(out / "validation", range(VALIDATION_SEED, VALIDATION_SEED + args.validation_worlds), args.clips, MINI, args.processes)
+    make_windows(out / "validation", out / "windows-validation", MINI, args.processes)
+    PicturePool(out / PICTURES, args.pictures)
+    make_walks(out / "walks", range(args.seed, args.seed + args.worlds), args.clips, MINI, args.processes)
+    make_windows(out / "walks", out / "windows", MINI, args.processes)
+
+
+def vae(out: Path, args: argparse.Namespace) -> None:
+    clips = ClipFolder(out / "walks")
+    stage = VAEStage(clips, ClipFolder(out / "validation"), PicturePool(out / PICTURES))
+    fit(stage, loop_config(args, "vae", LoopConfig(steps=5000, lr=1.2e-3, warmup=150, validate_every=500)), out, args.device)
+    measure_latents(stage.model, clips, seed=args.seed)
+    torch.save(stage.model.state_dict(), out / "vae-final.pt")
+
+
+def load_vae(out: Path) -> CompactVideoVAE:
+    model = CompactVideoVAE()
+    model.load_state_dict(_read(out / "vae-final.pt", "vae"))
+    return model.eval().requires_grad_(False)
+
+
+def _read(path: Path, stage: str) -> dict:
+    if not path.exists():
+        raise ValueError(f"{path} is missing: run the stage before it first (spatia train mini --stage {stage})")
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def perception(out: Path, args: argparse.Namespace) -> None:
+    windows = WindowFolder(out / "walks", out / "windows")
+    validation = WindowFolder(out / "validation", out / "windows-validation")
+    batch = int(_numbers(args.batch, "batch").get("perception", 12))
+    stage = PerceptionStage(windows, validation, PicturePool(out / PICTURES), batch=batch)
+    fit(stage, loop_config(args, "perception", LoopConfig(steps=2500, lr=1.5e-3, validate_every=500)), out, args.device)
+
+
+def latents(out: Path, args: argparse.Namespace) -> None:
+    make_latents(WindowFolder(out / "walks", out / "windows"), out / "latents", load_vae(out), MINI)
+
+
+def denoiser(out: Path, args: argparse.Namespace) -> None:
+    stage = denoiser_stage(out, int(_numbers(args.batch, "batch").get("denoiser", 16)))
+    config = LoopConfig(steps=8000, lr=1e-3, warmup=200, ema=0.9995, validate_every=500)
+    fit(stage, loop_config(args, "denoiser", config), out, args.device)
+
+
+def denoiser_stage(out: Path, batch: int = 16) -> DenoiserStage:
+    from spatia_model.worlds import VOCABULARY
+
+    validation = WindowFolder(out / "validation", out / "windows-validation")
+    return DenoiserStage(LatentFolder(out / "latents"), validation, load_vae(out), VOCABULARY, MINI, batch=batch)
+
+
+def export(out: Path, args: argparse.Namespace) -> None:
+    """Put the averaged weights of all stages into one folder that `WorldModel.from_pretrained` opens."""
+    generator = denoiser_stage(out).model
+    generator.load_state_dict(_read(out / "denoiser.pt", "denoiser")["average"])
+    perceiver = CompactPerception()
+    perceiver.load_state_dict(_read(out / "perception.pt", "perception")["average"])
+    save_mini(out / "model", MINI, SamplerOptions(steps=MINI.steps), load_vae(out), generator.transformer, generator.text, perceiver)

@@ -1,0 +1,170 @@
+"""Training the embedded denoiser and its text encoder: flow matching on windows of latents."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+from spatia_model.config import MiniConfig
+from spatia_model.data.latents import LatentFolder, read_window
+from spatia_model.data.windows import WindowFolder
+from spatia_model.evaluation.metrics import gradient_energy, psnr
+from spatia_model.generator.conditioning import encode_references, pooled_control, to_frames, to_model
+from spatia_model.generator.sampler import denoise
+from spatia_model.generator.text import CompactTextConfig, CompactTextEncoder
+from spatia_model.generator.transformer import SpatiaTransformer
+from spatia_model.generator.vae import CompactVideoVAE
+
+MINI_TRANSFORMER = {
+    "patch_size": (1, 4, 4),
+    "num_attention_heads": 7,
+    "attention_head_dim": 32,
+    "in_channels": 16,
+    "out_channels": 16,
+    "text_dim": 128,
+    "freq_dim": 128,
+    "ffn_dim": 448,
+    "num_layers": 8,
+    "vace_layers": (0, 4),
+    "vace_in_channels": 24,
+    "control_in_main": True,
+    "control_to_output": True,
+    "prediction": "sample",
+}
+
+
+class Generator(nn.Module):
+    """Denoiser and text encoder as one trainable thing."""
+
+    def __init__(self, transformer: dict, text: CompactTextConfig):
+        super().__init__()
+        self.transformer = SpatiaTransformer(**transformer).initialise()
+        self.text = CompactTextEncoder(text)
+
+
+class DenoiserStage:
+    """Clean-sample prediction with conditions dropped at random; weights favour movers and what the memory lacks."""
+
+    name = "denoiser"
+
+    def __init__(
+        self,
+        latents: LatentFolder,
+        validation: WindowFolder,
+        vae: CompactVideoVAE,
+        vocabulary: tuple[str, ...],
+        mini: MiniConfig | None = None,
+        transformer: dict | None = None,
+        batch: int = 16,
+        drop_text: float = 0.1,
+        drop_memory: float = 0.08,
+        history_noise: float = 0.08,
+    ):
+        self.mini = mini or MiniConfig()
+        self.model = Generator(transformer or MINI_TRANSFORMER, CompactTextConfig(vocabulary))
+        self.latents, self.validation, self.vae, self.batch = latents, validation, vae.eval(), batch
+        self.drop_text, self.drop_memory, self.history_noise = drop_text, drop_memory, history_noise
+        self.known = 1 + (self.mini.history_frames - 1) // vae.temporal_factor
+        with torch.inference_mode():  # control when there is no memory: black frames, nothing covered
+            black = torch.zeros(1, self.mini.window, self.mini.image_size, self.mini.image_size, 3, dtype=torch.uint8)
+            blank = torch.zeros(black.shape[:-1])
+            self.empty_control = pooled_control(self.vae, black, blank, blank)[0].clone()
+
+    def _draw(self, rng: np.random.Generator) -> tuple[dict[str, torch.Tensor], list[str], int]:
+        """A batch with one number of references (0 to K)."""
+        references = int(rng.choice(self.mini.max_references + 1, p=[0.3, 0.2, 0.2, 0.3])) if self.mini.max_references == 3 else 0
+        rows, texts = [], []
+        for _ in range(self.batch):
+            tensors, text = self.latents.window(rng, references)
+            channels = tensors["target"].shape[0]
+            if rng.random() < self.drop_memory:
+                moves = tensors["control"][channels + 4 :].clone()
+                tensors["control"] = self.empty_control.clone().to(tensors["control"].dtype)
+                tensors["control"][channels + 4 :] = moves
+                tensors["uncovered"] = torch.full_like(tensors["uncovered"], 255)
+            if rng.random() < 0.1:
+                tensors["control"] = torch.cat([tensors["control"][: channels + 4], torch.zeros_like(tensors["control"][channels + 4 :])])
+            rows.append(tensors)
+            texts.append("" if rng.random() < self.drop_text else text)
+        batch = {name: torch.stack([row[name] for row in rows]).float() for name in rows[0]}
+        return batch, texts, references
+
+    def loss(self, rng: np.random.Generator, generator: torch.Generator, step: int) -> tuple[torch.Tensor, dict[str, float]]:
+        batch, texts, references = self._draw(rng)
+        data, b = batch["target"], self.batch
+        refs = batch["references"][:, :references].transpose(1, 2)  # (B, C, R, h, w)
+        sigma = torch.sigmoid(torch.randn(b, generator=generator) * 1.2 + 0.4).clamp(0.005, 1)
+        sigma = torch.where(torch.rand(b, generator=generator) < 0.12, torch.ones(()), sigma)  # the first step of a few counts most
+        s = sigma.view(-1, 1, 1, 1, 1)
+        noised = (1 - s) * data + s * torch.randn(data.shape, generator=generator)
+        level = self.history_noise * torch.rand(b, 1, 1, 1, 1, generator=generator)
+        past = data[:, :, : self.known]
+        noised[:, :, : self.known] = past + level * torch.randn(past.shape, generator=generator)
+        x = torch.cat([refs, noised], 2)
+        times = torch.zeros(b, x.shape[2])
+        times[:, references + self.known :] = 1000 * sigma[:, None]
+        context = self.model.text.encode(texts)
+        out = self.model.transformer(x, times, context, batch["control"], references).float()
+        error = (out - x_target(refs, data))[:, :, references + self.known :].square().mean(1)  # (B, F, h, w)
+        weight = 1 + 4 * batch["moving"][:, self.known :] / 255 + 0.5 * batch["uncovered"][:, self.known :] / 255
+        weight = weight / (sigma.square() + 0.1).view(-1, 1, 1, 1)
+        covered = batch["uncovered"][:, self.known :] < 64
+        figures = {"mse_covered": float(error.detach()[covered].mean()), "mse_uncovered": float(error.detach()[~covered].mean())}
+        return (error * weight).mean(), {k: v for k, v in figures.items() if np.isfinite(v)}
+
+    @torch.no_grad()
+    def _generate(self, index: int, clip: int, steps: int, seed: int = 0):
+        walk = self.validation.open(index)
+        rgb, dynamic, projection = read_window(walk, clip, self.mini)
+        h = self.mini.history_frames
+        known = dynamic.clone()
+        known[h:] = 0
+        if clip == 0:
+            known[:] = 0
+        control = pooled_control(self.vae, projection.rgb[None], projection.mask[None], known[None])
+        history = self.vae.encode(to_model(rgb[None, :h]))
+        ids = walk.references(clip)
+        refs = encode_references(self.vae, torch.cat([walk.rgb(i, i + 1) for i in ids]))[None] if ids else None
+        context = self.model.text.encode([walk.captions[clip]])
+        noise = torch.randn(1, history.shape[1], control.shape[2], *control.shape[3:], generator=torch.Generator().manual_seed(seed))
+        latents = sample_window(self.model.transformer, noise, history, refs, context, control, steps)
+        frames = to_frames(self.vae.decode(latents, self.mini.frames_per_clip))[0]
+        return rgb[h:], frames, projection.mask[h:], dynamic[h:] > 0.5, projection.rgb[h:]
+
+    def validate(self) -> dict[str, float]:
+        rows: dict[str, list[float]] = {n: [] for n in ("covered", "uncovered", "moving", "energy_covered", "energy_uncovered", "raw")}
+        for i in range(24):
+            truth, frames, mask, moving, shown = self._generate(i % len(self.validation), i % 7, self.mini.steps)
+            a, b = frames.permute(0, 3, 1, 2).float(), truth.permute(0, 3, 1, 2).float()
+            m = mask.unsqueeze(1)
+            rows["covered"].append(psnr(a, b, m, 255))
+            rows["uncovered"].append(psnr(a, b, ~m, 255))
+            rows["moving"].append(psnr(a, b, moving.unsqueeze(1), 255))
+            rows["raw"].append(psnr(shown.permute(0, 3, 1, 2), b, m, 255))
+            rows["energy_covered"].append(gradient_energy(a, m) / gradient_energy(b, m))
+            if (~m).float().mean() > 0.02:
+                rows["energy_uncovered"].append(gradient_energy(a, ~m) / gradient_energy(b, ~m))
+        return {name: float(np.nanmean(values)) for name, values in rows.items()}
+
+    def sample(self) -> np.ndarray:
+        rows = []
+        for i in range(8):
+            truth, frames, _, _, shown = self._generate(i % len(self.validation), i % 7, self.mini.steps)
+            rows.append(torch.cat([truth[3], shown[3], frames[3], truth[7], shown[7], frames[7]], 1))
+        return torch.cat(rows, 0).numpy()
+
+
+def x_target(references: torch.Tensor, data: torch.Tensor) -> torch.Tensor:
+    return torch.cat([references, data], 2)
+
+
+def sample_window(transformer, noise, history, references, context, control, steps, **options) -> torch.Tensor:
+    """Denoise one window, conditions prepared once. Returns history and target latents."""
+    count = 0 if references is None else references.shape[2]
+    conditions = transformer.prepare(context, control, count)
+
+    def predict(x: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
+        return transformer(x, times, conditions=conditions)
+
+    return denoise(predict, noise, history, references, steps=steps, prediction="sample", **options)

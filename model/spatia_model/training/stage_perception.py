@@ -1,0 +1,140 @@
+"""Training the embedded perceiver on procedural walks, with and without the memory's prior and evidence of motion."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from spatia_model.config import MiniConfig, mini_camera
+from spatia_model.data.windows import WindowFolder
+from spatia_model.evaluation.metrics import blur
+from spatia_model.perception.compact import CompactPerception, CompactPerceptionConfig, stack_inputs
+from spatia_model.training.pictures import PicturePool
+from spatia_model.types import Projection
+
+FAR = 45.0  # metres; beyond it depth is sky, judged on being far, not on how far
+
+
+class PerceptionStage:
+    """Laplace likelihood of log depth, cross-entropy of motion."""
+
+    name = "perception"
+
+    def __init__(
+        self,
+        windows: WindowFolder,
+        validation: WindowFolder,
+        pool: PicturePool,
+        config: CompactPerceptionConfig | None = None,
+        mini: MiniConfig | None = None,
+        batch: int = 12,
+        stills: int = 3,
+    ):
+        self.model = CompactPerception(config)
+        self.windows, self.validation, self.pool = windows, validation, pool
+        self.mini = mini or MiniConfig()
+        self.camera = mini_camera(self.mini)
+        self.batch, self.stills = batch, stills
+
+    def loss(self, rng: np.random.Generator, generator: torch.Generator, step: int) -> tuple[torch.Tensor, dict[str, float]]:
+        samples = [self._world_sample(rng) for _ in range(self.batch)] + [self._still_sample(rng) for _ in range(self.stills)]
+        x, depth, dynamic, known = (torch.cat(part) for part in zip(*samples, strict=True))
+        log_depth, log_scale, logit = self.model(x)
+        log_truth = depth.clamp(0.05, FAR).log()
+        error = (log_depth.clamp(max=math.log(FAR)) - log_truth).abs()
+        likelihood = error * (-log_scale).exp() + log_scale
+        motion = F.binary_cross_entropy_with_logits(logit, dynamic, weight=1 + 2 * dynamic)
+        edges = sum((log_depth - log_truth).diff(dim=d).abs().mean() for d in (1, 2))
+        loss = (likelihood * known).mean() * 0.3 + (error * known).mean() * 2 + 0.5 * edges + 2.0 * motion
+        return loss, {"abs_rel": float(error.detach().mean()), "motion": float(motion.detach())}
+
+    def _world_sample(self, rng: np.random.Generator, plain: bool = False, prior: bool = True, evidence: bool = True):
+        walk = self.validation.pick(rng) if plain else self.windows.pick(rng)
+        i = int(rng.integers(self.mini.motion_gap, walk.frames))
+        if not plain:
+            prior, evidence = bool(rng.random() < 0.75), bool(rng.random() < 0.8)
+        rgb, depth, dynamic = walk.rgb(i, i + 1), walk.depth(i, i + 1), walk.dynamic(i, i + 1).float()
+        earlier = walk.rgb(i - self.mini.motion_gap, i - self.mini.motion_gap + 1) if evidence else None
+        projection = walk.projection(i, i + 1) if prior else None
+        if not plain:
+            rgb, earlier = degrade(rng, rgb), None if earlier is None else degrade(rng, earlier)
+            scale = float(np.exp(rng.uniform(-0.3, 0.3))) if prior and projection is not None and projection.coverage > 0.2 else 1.0
+            depth = depth * scale
+            if projection is not None:
+                projection = Projection(projection.rgb, projection.depth * scale, projection.mask, projection.index)
+        if not prior and not evidence:
+            dynamic = torch.zeros_like(dynamic)  # nothing tells: then nothing may be called moving
+        x = stack_inputs(rgb, walk.poses(i, i + 1), self.camera, projection, earlier)
+        known = torch.ones_like(depth)
+        if not plain and rng.random() < 0.5:
+            x, depth, dynamic = x.flip(-1), depth.flip(-1), dynamic.flip(-1)
+        return x, depth, dynamic, known
+
+    def _still_sample(self, rng: np.random.Generator):
+        """A picture of nothing in particular whose memory shows the same: keep the memory's depth, call nothing moving."""
+        size = self.mini.image_size
+        frames = torch.from_numpy(self.pool.pan(rng, 3, size))
+        field = torch.from_numpy(rng.normal(0, 0.5, (1, 1, 4, 4)).astype(np.float32))
+        depth = torch.exp(F.interpolate(field, size=(size, size), mode="bicubic", align_corners=False)[:, 0] + rng.uniform(0, 1.8))
+        holes = torch.from_numpy(rng.normal(0, 1, (1, 1, 6, 6)).astype(np.float32))
+        mask = F.interpolate(holes, size=(size, size), mode="bicubic", align_corners=False)[:, 0] > rng.uniform(-2.5, 0.5)
+        rgb = frames[2:3]
+        memory = degrade(rng, rgb, 1.0)
+        noisy = depth * torch.exp(0.01 * torch.from_numpy(rng.normal(0, 1, tuple(depth.shape)).astype(np.float32)))
+        index = torch.zeros_like(mask, dtype=torch.int32)
+        projection = Projection(memory * mask.unsqueeze(-1), noisy * mask, mask, index) if rng.random() < 0.8 else None
+        earlier = frames[int(rng.integers(0, 3))][None]
+        pose = torch.eye(4, dtype=torch.float64)[None]
+        x = stack_inputs(degrade(rng, rgb), pose, self.camera, projection, earlier)
+        known = mask.float() if projection is not None else torch.zeros_like(depth)
+        return x, depth, torch.zeros_like(depth), known
+
+    def validate(self) -> dict[str, float]:
+        figures: dict[str, float] = {}
+        for name, prior, evidence in (("prior", True, True), ("empty", False, False)):
+            rng = np.random.default_rng(1_000_000)
+            errors, hits, unions, called = [], 0.0, 0.0, []
+            for _ in range(64):
+                x, depth, dynamic, _ = self._world_sample(rng, plain=True, prior=prior, evidence=evidence)
+                log_depth, _, logit = self.model(x)
+                near = (depth < FAR) & (dynamic < 0.5)
+                errors.append(float(((log_depth.exp() - depth).abs() / depth)[near].mean()))
+                moving = logit > 0
+                hits += float((moving & (dynamic > 0.5)).sum())
+                unions += float((moving | (dynamic > 0.5)).sum())
+                called.append(float(moving.float().mean()))
+            figures[f"abs_rel_{name}"] = float(np.nanmean(errors))
+            figures[f"dynamic_iou_{name}" if evidence else f"called_{name}"] = hits / max(unions, 1) if evidence else float(np.mean(called))
+        rng = np.random.default_rng(1_000_002)
+        stills = torch.cat([self._still_sample(rng)[0] for _ in range(32)])
+        figures["called_still"] = float((self.model(stills)[2] > 0).float().mean())
+        return figures
+
+    def sample(self) -> np.ndarray:
+        rng = np.random.default_rng(1_000_003)
+        rows = []
+        for _ in range(6):
+            x, depth, dynamic, _ = self._world_sample(rng, plain=True)
+            log_depth, log_scale, logit = self.model(x)
+
+            def grey(v: torch.Tensor) -> np.ndarray:
+                return np.repeat((v[0].clamp(0, 1) * 255).to(torch.uint8).numpy()[..., None], 3, -1)
+
+            def picture(v: torch.Tensor) -> np.ndarray:
+                return ((v[0].permute(1, 2, 0) + 1) * 127.5).to(torch.uint8).numpy()
+
+            parts = [picture(x[:, :3]), picture(x[:, 3:6]), grey(0.8 / depth), grey(0.8 / log_depth.exp())]
+            rows.append(np.concatenate([*parts, grey(1 - log_scale.exp() * 5), grey(dynamic), grey(logit.sigmoid())], 1))
+        return np.concatenate(rows, 0)
+
+
+def degrade(rng: np.random.Generator, frames: torch.Tensor, chance: float = 0.5) -> torch.Tensor:
+    """Frames (T, H, W, 3) uint8 made to look generated: some blur, some noise, some of the time."""
+    if rng.random() > chance:
+        return frames
+    x = blur(frames.permute(0, 3, 1, 2).float(), float(rng.uniform(0.4, 1.0)))
+    noise = torch.from_numpy(rng.normal(0, rng.uniform(0, 5), tuple(x.shape)).astype(np.float32))
+    return (x + noise).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)

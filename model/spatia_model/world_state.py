@@ -1,0 +1,111 @@
+"""A WorldState as a folder: memory as PLY, tensors as safetensors, the rest as JSON. Loading gives bit-equal futures."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from spatia_model.memory.point_memory import PointMemory
+from spatia_model.memory.references import Keyframe, KeyframeBank
+from spatia_model.types import Camera, Projection, WorldState
+
+FORMAT = 1
+_PLAIN = ("frames", "frames_dynamic", "T_world_camera", "rng_state")
+_PROJECTION = ("rgb", "depth", "mask", "index")
+
+
+def save_state(state: WorldState, folder: str | Path) -> None:
+    """Write `state` to `folder`, whole or not at all; a world saved there before is replaced.
+
+    Raises:
+        ValueError: the folder can't be written, or holds something else.
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / "world.json").exists())):
+        raise ValueError(f"{folder} exists and is no saved world: give a new folder")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        place = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    except OSError as error:
+        raise ValueError(f"cannot write to {folder.parent} ({error.strerror or error}): give a folder you may write to") from error
+    try:
+        state.memory.save_ply(place / "memory.ply")
+        save_file(_tensors(state), place / "state.safetensors")
+        described = {
+            "format": FORMAT,
+            "width": state.camera.width,
+            "height": state.camera.height,
+            "prompt": state.prompt,
+            "clip_count": state.clip_count,
+            "frame_count": state.frame_count,
+            "keyframe_ids": list(state.keyframes.ids),
+            "max_keyframes": state.keyframes.max_keyframes,
+            "next_keyframe": state.keyframes.next_id,
+            "max_points": state.memory.max_points,
+        }
+        (place / "world.json").write_text(json.dumps(described, indent=1) + "\n")
+        place.chmod(0o755)
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(place, folder)
+    except OSError as error:
+        raise ValueError(f"cannot write to {folder} ({error.strerror or error}): is the disk full?") from error
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def load_state(folder: str | Path) -> WorldState:
+    """Read what `save_state` wrote.
+
+    Raises:
+        ValueError: a file is missing or damaged; it says which.
+    """
+    folder = Path(folder)
+    try:
+        described = json.loads((folder / "world.json").read_text())
+        if described["format"] != FORMAT:
+            raise ValueError(f"{folder} is a world of format {described['format']}, this version reads {FORMAT}")
+        tensors = load_file(folder / "state.safetensors")
+        memory = PointMemory.load_ply(folder / "memory.ply")
+        return _state(described, tensors, memory)
+    except FileNotFoundError as error:
+        raise ValueError(f"{folder} is no saved world: {Path(error.filename or '?').name} is missing") from error
+    except (KeyError, TypeError, json.JSONDecodeError, SafetensorError) as error:
+        raise ValueError(f"the world saved in {folder} is damaged ({error}): restore it from a copy") from error
+
+
+def _tensors(state: WorldState) -> dict[str, torch.Tensor]:
+    tensors = {name: getattr(state, name) for name in _PLAIN}
+    tensors["K"] = state.camera.K
+    for name in _PROJECTION:
+        tensors[f"projection.{name}"] = getattr(state.frames_projection, name)
+    for keyframe in state.keyframes.keyframes:
+        for name in ("frame", "T_world_camera", "visible"):
+            tensors[f"keyframe.{keyframe.id}.{name}"] = getattr(keyframe, name)
+    return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+
+
+def _state(described: dict, tensors: dict[str, torch.Tensor], memory: PointMemory) -> WorldState:
+    keyframes = tuple(
+        Keyframe(i, *(tensors[f"keyframe.{i}.{name}"] for name in ("frame", "T_world_camera", "visible"))) for i in described["keyframe_ids"]
+    )
+    bounded = PointMemory(
+        memory.voxel_size, memory.keys, memory.positions, memory.colors, memory.confidence, memory.last_seen, int(described["max_points"])
+    )
+    return WorldState(
+        camera=Camera(tensors["K"], int(described["width"]), int(described["height"])),
+        memory=bounded,
+        keyframes=KeyframeBank(keyframes, int(described["max_keyframes"]), int(described["next_keyframe"])),
+        frames_projection=Projection(*(tensors[f"projection.{name}"] for name in _PROJECTION)),
+        prompt=str(described["prompt"]),
+        clip_count=int(described["clip_count"]),
+        frame_count=int(described["frame_count"]),
+        **{name: tensors[name] for name in _PLAIN},
+    )
