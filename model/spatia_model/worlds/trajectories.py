@@ -36,13 +36,13 @@ def yaw_pitch_roll(T_world_camera: torch.Tensor) -> tuple[float, float, float]:
     return math.atan2(float(R[0, 2]), float(R[2, 2])), pitch, math.atan2(float(R[1, 0]), float(R[1, 1]))
 
 
-def clip_between(T_world_a: torch.Tensor, T_world_b: torch.Tensor, frames: int) -> torch.Tensor:
-    """(frames, 4, 4): constant velocity from a (not included) to b (included)."""
+def clips_between(T_world_a: torch.Tensor, T_world_b: torch.Tensor, frames: int) -> torch.Tensor:
+    """One pose (4, 4) and N poses (N, 4, 4) to (N, frames, 4, 4): constant velocity from a (not included) to each b (included)."""
     steps = torch.arange(1, frames + 1, dtype=torch.float64) / frames
-    twist = se3.log(se3.inverse(T_world_a) @ T_world_b)
-    path = T_world_a @ se3.exp(steps[:, None] * twist)
-    path[-1] = T_world_b
-    return path
+    twists = se3.log(se3.inverse(T_world_a) @ T_world_b)
+    paths = T_world_a @ se3.exp(steps[:, None] * twists[:, None])
+    paths[:, -1] = T_world_b
+    return paths
 
 
 def sample_path(
@@ -71,7 +71,7 @@ def sample_path(
     forward, sideways, turn = float(rng.uniform(0.0, 0.4)), 0.0, float(rng.normal(0, 0.2))
     plan: list[tuple[float, float]] = []  # (forward, turn) shares still to do of a manoeuvre
     for c in range(clips):
-        options = []
+        options: list[tuple[float, float, float]] = []
         if not plan and rng.random() < 0.22:
             way = float(rng.choice([-1.0, 1.0]))
             what = rng.random()
@@ -99,31 +99,32 @@ def sample_path(
         new_pitch = float(np.clip(new_pitch, pitch - 0.2, pitch + 0.2))
         new_roll = float(np.clip(0.6 * roll + rng.normal(0, 0.012), -0.06, 0.06))
         bob = float(np.clip(height + rng.normal(0, 0.02), -1.65, -1.1)) if abs(height) > 1.0 else height
-        options.append((0.0, 0.0, 0.0))
         x, z = float(now[0, 3]), float(now[2, 3])
-        ends, segments = [], []
-        for f, s, t in options:
-            mid = yaw + t / 2
-            moves = f != 0.0 or s != 0.0 or t != 0.0
-            end = pose_from(
-                x + f * math.sin(mid) + s * math.cos(mid), bob if moves else float(now[1, 3]), z + f * math.cos(mid) - s * math.sin(mid), yaw + t,
-                new_pitch if moves else pitch, new_roll if moves else roll,
-            )  # fmt: skip
-            ends.append(end)
-            segments.append(clip_between(now, end, frames_per_clip))
-        ends[-1], segments[-1] = now, now.expand(frames_per_clip, 4, 4).clone()
-        stack = torch.stack(segments)
-        free = world.is_free(stack[:, :, :3, 3].reshape(-1, 3), CLEARANCE).reshape(len(options), -1).all(1)
+        ends = torch.stack(
+            [
+                pose_from(
+                    x + f * math.sin(yaw + t / 2) + s * math.cos(yaw + t / 2), bob, z + f * math.cos(yaw + t / 2) - s * math.sin(yaw + t / 2), yaw + t, new_pitch, new_roll
+                )
+                for f, s, t in options
+            ]
+            + [now]  # the way out: stand still
+        )
+        segments = clips_between(now, ends, frames_per_clip)
+        segments[-1] = now
+        ends = segments[:, -1]
+        free = world.is_free(segments[:, :, :3, 3].reshape(-1, 3), CLEARANCE).reshape(len(ends), -1).all(1)
         times = start_time + (c * frames_per_clip + torch.arange(1, frames_per_clip + 1, dtype=torch.float64)) / FRAMES_PER_SECOND
         for mover in world.movers:
-            gap = (stack[:, :, :3, 3] - mover.position(times).double()[None]).norm(dim=-1).amin(1)
-            free &= (gap > mover.bounding_radius + CLEARANCE) | (torch.arange(len(options)) == len(options) - 1)
-        twists = se3.log(se3.inverse(now) @ torch.stack(ends))
+            gap = (segments[:, :, :3, 3] - mover.position(times).double()[None]).norm(dim=-1).amin(1)
+            free &= gap > mover.bounding_radius + CLEARANCE
+        twists = se3.log(se3.inverse(now) @ ends)
         small = (twists[:, :3].norm(dim=-1) <= max_translation + 1e-9) & (twists[:, 3:].norm(dim=-1) <= max_rotation + 1e-9)
-        choice = int((free & small).float().argmax()) if bool((free & small).any()) else len(options) - 1
-        if choice != 0 and plan and choice > 1:
-            plan = []
-        forward, sideways, turn = options[choice][0] / max_translation * 0.5, options[choice][1] / max_translation * 0.5, options[choice][2] / max_rotation
+        good = free & small
+        choice = int(good.float().argmax()) if bool(good.any()) else len(options)
+        if choice > 0:
+            plan = []  # a manoeuvre that is in the way is given up
+        f, s, t = options[choice] if choice < len(options) else (0.0, 0.0, 0.0)
+        forward, sideways, turn = f / max_translation * 0.5, s / max_translation * 0.5, t / max_rotation
         now = ends[choice]
         height = float(now[1, 3])
         yaw, pitch, roll = yaw_pitch_roll(now)
@@ -148,7 +149,7 @@ def out_and_back(
     if clips < 2:
         raise ValueError(f"clips must be at least 2 (one away, one back), got {clips}")
     half = clips // 2
-    best: torch.Tensor | None = None
+    best = torch.empty(0)
     for attempt in range(40):
         here = (world.start_pose(rng) if start is None else torch.as_tensor(start).double()).clone()
         most = min(half * max_rotation * 0.97, math.radians(96.0))
@@ -161,10 +162,10 @@ def out_and_back(
             yaw += total / half
             x, z = x + step * math.sin(yaw - total / half / 2), z + step * math.cos(yaw - total / half / 2)
             knots.append(pose_from(x, y, z, yaw, pitch, roll))
-        away = torch.cat([clip_between(a, b, frames_per_clip) for a, b in zip(knots, knots[1:], strict=False)])
+        away = torch.cat([clips_between(a, b[None], frames_per_clip)[0] for a, b in zip(knots, knots[1:], strict=False)])
         wait = [knots[-1].expand(frames_per_clip, 4, 4).clone()] if clips % 2 else []
-        back = [torch.cat((here[None], away)).flip(0)[1:]]
-        best = torch.cat([here[None], away, *wait, *back])
+        back = torch.cat((here[None], away)).flip(0)[1:]
+        best = torch.cat([here[None], away, *wait, back])
         times = torch.arange(len(best), dtype=torch.float64) / FRAMES_PER_SECOND
         clear = bool(world.is_free(best[:, :3, 3], CLEARANCE).all())
         for mover in world.movers:
