@@ -17,11 +17,11 @@ LOG=.cache/setup.log  # what pip and apt-get say
 say() { echo "[setup] $*" >&2; }
 die() { echo "[setup] error: $*" >&2; exit 1; }
 
-# pip_install <arguments...>: quiet; its last lines are shown when it fails
+# pip_install <arguments...>: quiet; its last lines are shown when it fails. Python compiles what it imports, pip need not compile all
 pip_install() {
     mkdir -p .cache
     echo "pip install $*" >>$LOG
-    $VENV/bin/python -m pip install --disable-pip-version-check "$@" >>$LOG 2>&1 && return
+    $VENV/bin/python -m pip install --disable-pip-version-check --no-compile "$@" >>$LOG 2>&1 && return
     grep -v '^WARNING: Location' $LOG | tail -n 12 >&2
     return 1
 }

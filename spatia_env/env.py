@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
@@ -46,7 +46,7 @@ class Mark:
     """A snapshot: the episode, the env's random generator and the task as they were."""
 
     episode: Episode
-    random_state: dict[str, Any]
+    random_state: Mapping[str, Any]
     task: Any
 
 

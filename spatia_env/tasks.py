@@ -19,7 +19,7 @@ class Task(Protocol):
     def __call__(self, observation: np.ndarray, info: dict[str, Any]) -> float | tuple[float, bool]: ...
 
 
-def check_task(task: Any) -> Task | None:
+def check_task(task: Any) -> Any:
     """Return `task` if it can be one. Raises ValueError otherwise."""
     if task is not None and not callable(task):
         raise ValueError(

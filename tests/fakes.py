@@ -15,7 +15,7 @@ import torch
 
 from spatia_model.geometry.camera import camera_from_fov
 from spatia_model.memory.point_memory import PointMemory
-from spatia_model.types import Clip, Perception, Projection, WorldState
+from spatia_model.types import Camera, Clip, Perception, Projection, WorldState
 
 KNOWN_WORDS = {"a", "red", "ball", "rolls", "to", "the", "left", "sunny", "kitchen"}
 
@@ -38,14 +38,14 @@ class FakeWorld:
     def unknown_words(self, text: str) -> list[str]:
         return [word for word in text.lower().split() if word not in KNOWN_WORDS]
 
-    def begin(self, image: torch.Tensor, prompt: str = "", seed: int = 0) -> WorldState:
+    def begin(self, image: torch.Tensor, prompt: str = "", seed: int = 0, camera: Camera | None = None) -> WorldState:
         size = self.config.image_size
         assert image.shape == (size, size, 3) and image.dtype == torch.uint8
         generator = torch.Generator().manual_seed(seed)
         memory = PointMemory.empty(0.05).fuse(torch.rand(50, 3, generator=generator), image.reshape(-1, 3)[:50], torch.ones(50), 0)
         frames = image[None].clone()
         return WorldState(
-            camera=camera_from_fov(1.3, size, size),
+            camera=camera or camera_from_fov(1.3, size, size),
             memory=memory,
             keyframes=cast(Any, None),
             frames=frames,

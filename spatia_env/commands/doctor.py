@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ctypes
 import importlib.metadata
 import importlib.util
 import json
@@ -46,8 +47,8 @@ def run(args: argparse.Namespace) -> int:
     if found["weights"] is None:
         missing.append("the embedded weights of spatia-mini: reinstall spatia")
     hints = [f"{name} ({use}): pip install {name}" for name, use in OPTIONAL.items() if found["packages"][name] is None]
-    if found["packages"]["open3d"] is not None and (broken := _open3d_problem()):
-        hints.append(f"open3d does not load ({broken}): sudo apt-get install libusb-1.0-0 libgl1 libegl1")
+    if found["packages"]["open3d"] is not None and platform.system() == "Linux" and (libraries := _missing_libraries()):
+        hints.append(f"system libraries that open3d loads: sudo apt-get install {' '.join(libraries)}")
     found |= {"missing": missing, "optional": hints, "tiers": {"spatia-mini": not missing}}
     if args.json:
         print(json.dumps(found))
@@ -96,9 +97,12 @@ def _weights() -> str | None:
     return f"{len(files)} files, {sum(file.stat().st_size for file in files) / 1e6:.1f} MB in {folder}"
 
 
-def _open3d_problem() -> str | None:
-    try:
-        importlib.import_module("open3d")
-    except Exception as error:
-        return str(error).splitlines()[0]
-    return None
+def _missing_libraries() -> list[str]:
+    """Debian packages whose libraries open3d would not find. (Importing open3d would tell too, in ten seconds.)"""
+    missing = []
+    for library, package in {"libusb-1.0.so.0": "libusb-1.0-0", "libGL.so.1": "libgl1", "libEGL.so.1": "libegl1"}.items():
+        try:
+            ctypes.CDLL(library)
+        except OSError:
+            missing.append(package)
+    return missing

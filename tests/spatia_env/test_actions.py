@@ -128,5 +128,7 @@ def test_nav_pitch_is_bounded():
 
 
 def test_level_twist_of_a_level_camera_is_the_plain_twist():
-    np.testing.assert_allclose(level_twist(EYE, forward=0.1, right=0.2, down=0.3, turn=0.4, look=0.5, roll=0.6), [0.2, 0.3, 0.1, 0.5, 0.4, 0.6])
+    np.testing.assert_allclose(
+        level_twist(EYE, forward=0.1, right=0.2, down=0.3, turn=0.4, look=0.5, roll=0.6), [0.2, 0.3, 0.1, 0.5, 0.4, 0.6]
+    )
     assert not nav_twist(5, EYE).any()

@@ -53,7 +53,7 @@ def test_grey_pictures(picture):
     expected = load_image(np.repeat(grey[..., None], 3, 2), 32)
     for kind in (grey, grey[..., None], Image.fromarray(grey), grey / 255.0):
         np.testing.assert_array_equal(load_image(kind, 32), expected)
-    deep = Image.fromarray((grey.astype(np.uint16) * 257))  # 16 bits
+    deep = Image.fromarray(grey.astype(np.uint16) * 257)  # 16 bits
     assert np.abs(load_image(deep, 32).astype(int) - expected).max() <= 1
     bits = grey > 128
     np.testing.assert_array_equal(load_image(bits, 32), load_image(bits.astype(np.uint8) * 255, 32))
