@@ -6,6 +6,7 @@ is broadcast over the tokens of that frame, so nothing of size tokens x 6 x dim 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from typing import Any
 
@@ -152,7 +153,7 @@ class SpatiaBlock(WanTransformerBlock):
         super().__init__(dim, ffn_dim, num_heads, "rms_norm_across_heads", True, eps)
         self.eps = eps
         for attention in (self.attn1, self.attn2):
-            attention.set_processor(SpatiaAttnProcessor())
+            attention.set_processor(SpatiaAttnProcessor())  # type: ignore[arg-type]
 
     def forward(  # type: ignore[override]
         self,
@@ -178,6 +179,15 @@ class SpatiaBlock(WanTransformerBlock):
         hidden = modulate(x, shift2, scale2, self.eps)
         hidden = F.gelu(apply_linear(self.ffn.net[0].proj, hidden, lora), approximate="tanh")  # type: ignore[union-attr]
         return gated_add(x, apply_linear(self.ffn.net[2], hidden, lora), gate2)
+
+
+with contextlib.suppress(ImportError):  # a private place of diffusers: without it only its (approximate, optional) step caches are lost
+    from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
+
+    # Tells the step caches where a block's output is.
+    TransformerBlockRegistry.register(
+        SpatiaBlock, TransformerBlockMetadata(return_hidden_states_index=0, return_encoder_hidden_states_index=None)
+    )
 
 
 class SpatiaControlBlock(SpatiaBlock):

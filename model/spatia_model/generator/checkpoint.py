@@ -8,6 +8,7 @@ import os
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -74,11 +75,12 @@ def load_weights(module: nn.Module, path: str | Path, dtype: torch.dtype | None 
     _assign(module, tensors, dtype)
 
 
-def load_official(module: nn.Module, sources: Iterable[Source], dtype: torch.dtype | None = None) -> None:
+def load_official(module: nn.Module, sources: Source | Iterable[Source], dtype: torch.dtype | None = None) -> None:
     """Fill a `SpatiaTransformer` from tensors under their official names, in one or more files or mappings, strictly."""
     found: dict[str, torch.Tensor] = {}
-    for source in [sources] if isinstance(sources, str | Path | Mapping) else sources:
-        tensors = source if isinstance(source, Mapping) else read_tensors(source)
+    given: list[Any] = [sources] if isinstance(sources, str | Path | Mapping) else list(sources)
+    for source in given:
+        tensors = dict(source) if isinstance(source, Mapping) else read_tensors(source)
         if twice := found.keys() & tensors.keys():
             raise CheckpointError(f"tensors given twice: {_listed(twice)}; give each file once")
         found.update(tensors)

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.loaders import FromOriginalModelMixin, PeftAdapterMixin
+from diffusers.loaders.peft import PeftAdapterMixin
+from diffusers.loaders.single_file_model import FromOriginalModelMixin
 from diffusers.models.attention import AttentionMixin
 from diffusers.models.cache_utils import CacheMixin
 from diffusers.models.modeling_utils import ModelMixin
@@ -27,7 +27,6 @@ from diffusers.models.transformers.transformer_wan import WanTimeTextImageEmbedd
 from torch import nn
 
 from spatia_model.generator.blocks import (
-    KeyValue,
     PatchEmbedding,
     SpatiaAttnProcessor,
     SpatiaBlock,
@@ -39,6 +38,7 @@ from spatia_model.generator.blocks import (
     time_sinusoid,
     unpatch,
 )
+from spatia_model.generator.prepared import Conditions
 
 PREDICTIONS = ("velocity", "sample")
 
@@ -58,49 +58,6 @@ WAN22_TI2V_5B: dict[str, Any] = {
 }
 
 
-@dataclass(frozen=True)
-class Conditions:
-    """What does not change between sampler steps, computed once by `SpatiaTransformer.prepare`. Exact, not an approximation."""
-
-    text: tuple[KeyValue, ...]  # per main block: keys, values (B, L, heads, head_dim)
-    control_text: tuple[KeyValue, ...]  # per control block; empty without control
-    control: torch.Tensor | None  # (B, F - R, S, D) what the first control block adds to the patched latents
-    main: torch.Tensor | None  # (B, F - R, S, D) what is added to the main trunk's input
-    output: torch.Tensor | None  # (B, C_out, F - R, H, W) what is added to the prediction
-    scales: torch.Tensor | None  # (B or 1, control blocks)
-    num_references: int
-    lora: float
-
-    @staticmethod
-    def cat(parts: Sequence[Conditions]) -> Conditions:
-        """Stack along the batch, for instance positive and negative prompts. All parts must be of one kind."""
-        first = parts[0]
-        kinds = {(part.num_references, part.lora, part.control is None, part.main is None, part.output is None) for part in parts}
-        if len(kinds) != 1:
-            raise ValueError("conditions with different reference counts, LoRA strengths or control can't share a batch: group them first")
-
-        def joined(name: str) -> torch.Tensor | None:
-            return None if getattr(first, name) is None else torch.cat([getattr(part, name) for part in parts])
-
-        def texts(name: str) -> tuple[KeyValue, ...]:
-            columns = zip(*(getattr(part, name) for part in parts), strict=True)
-            return tuple((torch.cat([kv[0] for kv in column]), torch.cat([kv[1] for kv in column])) for column in columns)
-
-        scales = None
-        if first.scales is not None:
-            scales = torch.cat([part.scales.expand(part.text[0][0].shape[0], -1) for part in parts])  # type: ignore[union-attr]
-        return Conditions(
-            texts("text"),
-            texts("control_text"),
-            joined("control"),
-            joined("main"),
-            joined("output"),
-            scales,
-            first.num_references,
-            first.lora,
-        )
-
-
 class SpatiaTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, FromOriginalModelMixin, CacheMixin, AttentionMixin):
     """Predicts the flow velocity (noise - data) or the clean sample of video latents.
 
@@ -114,6 +71,7 @@ class SpatiaTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, FromOriginalM
         prediction: "velocity" or "sample": what the output means. The sampler reads it; the network doesn't.
     """
 
+    config: Any  # a read-only mapping with attributes; diffusers types it as a plain dict
     _supports_gradient_checkpointing = True
     _skip_layerwise_casting_patterns = ["patch_embedding", "vace_patch_embedding", "condition_embedder", "norm"]
     _no_split_modules = ["SpatiaBlock", "SpatiaControlBlock"]
@@ -345,12 +303,14 @@ class SpatiaTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, FromOriginalM
         if not 0 <= first < frames:
             raise ValueError(f"num_references {first}: give 0 to {frames - 1}, fewer than the {frames} latent frames")
         x = self.patch_embedding(latents.to(self._dtype)).to(self._dtype)  # (B, F, S, D)
-        grid = (frames - first, x.shape[2])
         volume = (frames - first, height, width)
-        if (tokens is not None and tokens.shape[1:3] != grid) or (output is not None and output.shape[2:] != volume):
-            raise ValueError(
-                f"control doesn't fit latents {tuple(latents.shape)} with {first} references: give frames, height, width {volume}"
-            )
+        if (tokens is not None and tokens.shape[:3] != (batch, volume[0], x.shape[2])) or (
+            output is not None and (output.shape[0], *output.shape[2:]) != (batch, *volume)
+        ):
+            raise ValueError(f"control doesn't fit latents {tuple(latents.shape)} with {first} references: give batch {batch} of {volume}")
+        rows = len(texts[0] if isinstance(texts[0], torch.Tensor) else texts[0][0])
+        if rows != batch or (scales is not None and len(scales) not in (1, batch)):
+            raise ValueError(f"{rows} contexts and {'no' if scales is None else len(scales)} control scales for a batch of {batch} latents")
 
         device = latents.device.type
         with torch.autocast(device, enabled=False):
@@ -375,6 +335,7 @@ class SpatiaTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, FromOriginalM
                 hint, state = self._run(
                     self.vace_blocks[i], state, control_texts[i], modulation, control_rotary, control_index, lora, *extra
                 )
+                assert scales is not None
                 x = self._add(x, hint * scales[:, i, None, None, None].to(hint.dtype), first)
 
         with torch.autocast(device, enabled=False):
@@ -392,6 +353,6 @@ class SpatiaTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, FromOriginalM
         return torch.cat([x[:, :first], x[:, first:] + update], dim=1) if first else x + update
 
     def _run(self, block: nn.Module, *args: Any) -> Any:
-        if torch.is_grad_enabled() and self.gradient_checkpointing:
+        if self.gradient_checkpointing and torch.is_grad_enabled() and self._gradient_checkpointing_func is not None:
             return self._gradient_checkpointing_func(block, *args)
         return block(*args)

@@ -38,7 +38,7 @@ def random_weights(config, seed, control=True):
         "time_projection.1.weight": (6 * dim, dim),
         "head.head.weight": (config["out_dim"] * volume, dim),
     }
-    scalars = {"head.modulation": (1, 2, dim)}
+    scalars: dict[str, tuple[int, ...]] = {"head.modulation": (1, 2, dim)}
     prefixes = [f"blocks.{i}" for i in range(config["num_layers"])]
     if control:
         prefixes += [f"vace_blocks.{i}" for i in range(len(config["vace_layers"]))]

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 
@@ -20,17 +22,18 @@ def build():
 
 def test_shapes_normalisation_and_determinism():
     vae = build()
+    network: Any = vae.network
     assert (vae.latent_channels, vae.spatial_factor, vae.temporal_factor) == (4, 16, 4)
     frames = torch.rand(2, 3, 9, 32, 48) * 2 - 1
     latents = vae.encode(frames)
     assert latents.shape == (2, 4, 3, 2, 3)
     assert torch.equal(latents, vae.encode(frames))
-    mode = vae.network.encode(frames).latent_dist.mode()
+    mode = network.encode(frames).latent_dist.mode()
     mean, std = (torch.tensor(TINY[f"latents_{name}"])[:, None, None, None] for name in ("mean", "std"))
     assert torch.allclose(latents, (mode - mean) / std)
     decoded = vae.decode(latents)
     assert decoded.shape == frames.shape
-    assert torch.allclose(decoded, vae.network.decode(mode).sample, atol=1e-5)
+    assert torch.allclose(decoded, network.decode(mode).sample, atol=1e-5)
     assert decoded.abs().max() <= 1
 
 

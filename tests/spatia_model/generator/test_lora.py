@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -63,7 +65,7 @@ def test_adapters_equal_the_merged_weights_and_switch_by_argument(rank, dotted):
 
 
 def test_half_strength_is_half_the_adapter_in_one_layer():
-    model = build()
+    model: Any = build()
     add_lora(model, 2, ["ffn.0"])
     layer = model.blocks[0].ffn.net[0].proj
     nn.init.normal_(layer.lora_B["default"].weight)

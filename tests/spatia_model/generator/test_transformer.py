@@ -1,5 +1,8 @@
+from typing import Any
+
 import pytest
 import torch
+from diffusers.hooks.first_block_cache import FirstBlockCacheConfig
 
 from spatia_model.generator.blocks import rotary_positions, rotary_split, rotary_table, time_sinusoid
 from spatia_model.generator.checkpoint import load_official
@@ -168,7 +171,8 @@ def test_autocast_and_bfloat16_stay_near_float32():
     assert near.dtype == torch.float32
     assert 0 < largest(near, exact) < 0.1
     with torch.no_grad():
-        low = build().to(torch.bfloat16)(latents.bfloat16(), times, context, control, 1)
+        half: Any = build()
+        low = half.to(torch.bfloat16)(latents.bfloat16(), times, context, control, 1)
     assert low.dtype == torch.bfloat16
     assert largest(low, exact) < 0.2
 
@@ -209,6 +213,10 @@ def test_diffusers_round_trip_and_helpers(tmp_path):
         model.unfuse_qkv_projections()
         model.set_attention_backend("native")
         assert torch.equal(model(latents, times, context, control), expected)
+        model.enable_cache(FirstBlockCacheConfig(threshold=0.0))  # nothing may be skipped at this threshold
+        with model.cache_context("test"):
+            assert torch.equal(model(latents, times, context, control), expected)
+        model.disable_cache()
 
 
 @pytest.mark.parametrize(
@@ -243,6 +251,10 @@ def test_bad_inputs_are_refused():
         ((latents, times, context, control), {"control_scale": torch.ones(3)}, "control_scale"),
         ((latents, times, context, control), {"num_references": 4}, "num_references"),
         ((latents, times), {}, "context"),
+        ((latents, times, context[:1], control), {}, "contexts"),
+        ((latents, times, context, control[:1]), {}, "control"),
+        ((latents, times, context, control), {"control_scale": torch.ones(3, 1)}, "scales"),
+        ((latents[:1], times[:1]), {"conditions": ready}, "control"),
         ((latents, times, context), {"conditions": ready}, "conditions"),
     ]
     for arguments, keywords, word in cases:
