@@ -62,12 +62,17 @@ def picture_kernel(
     ground: wp.array(dtype=wp.vec4),  # 4: [top rgb, seed], [bottom rgb, texture], [leaf rgb dark, leaf scale], [leaf rgb light, cover]
     horizon: float,
     soft: float,
+    bend: float,  # how far outlines wander, as in things that grew
     out: wp.array2d(dtype=wp.vec3),
 ):
     i, j = wp.tid()
     px = 1.0 / float(wp.min(out.shape[0], out.shape[1]))
     x = (float(j) + 0.5) * px
     y = (float(i) + 0.5) * px
+    if bend > 0.0:
+        x0 = x
+        x += bend * fbm(x0 * 4.0, y * 4.0, 77, px * 4.0, 5)
+        y += bend * fbm(x0 * 4.0 + 9.0, y * 4.0, 78, px * 4.0, 5)
     col = wp.vec3(0.0, 0.0, 0.0)
     left = float(1.0)
     shade = float(1.0)
@@ -76,6 +81,9 @@ def picture_kernel(
         s1 = shapes[k, 1]
         dx = x - s0[0]
         dy = y - s0[1]
+        reach = wp.max(s0[2], s0[3]) * 1.42 + 0.5 * wp.min(s0[2], s0[3])
+        if wp.abs(dx) > reach or wp.abs(dy) > reach:
+            continue
         u = s1[0] * dx + s1[1] * dy
         v = s1[0] * dy - s1[1] * dx
         gap = shape_gap(int(s1[2]), u, v, s0[2], s0[3])

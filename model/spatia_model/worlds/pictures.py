@@ -23,7 +23,7 @@ def _generator(rng: int | np.random.Generator) -> np.random.Generator:
 def _paint(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     """(H, W, 3) float32 of display-like values, not yet developed."""
     hues = rng.uniform(0, 2 * math.pi, int(rng.integers(1, 5)))
-    chroma = abs(rng.normal(0.0, 0.16)) + 0.03
+    chroma = min(abs(rng.normal(0.0, 0.13)) + 0.03, 0.3)
     mean, spread = rng.uniform(0.25, 0.65), rng.uniform(0.12, 0.3)
 
     def colors(count: int) -> np.ndarray:
@@ -71,6 +71,7 @@ def _paint(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
         inputs=[
             wp.array(shapes, dtype=wp.vec4, ndim=2, device="cpu"), wp.array(ground, dtype=wp.vec4, ndim=1, device="cpu"),
             float(rng.choice([-0.3, rng.uniform(0.1, 0.8)])), float(rng.choice([0.0, rng.uniform(0.1, 0.5)])),
+            float(rng.choice([0.0, rng.uniform(0.01, 0.12)])),
             wp.array(out, dtype=wp.vec3, ndim=2, device="cpu", copy=False),
         ],
     )  # fmt: skip
@@ -79,7 +80,8 @@ def _paint(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
 
 def _develop(rng: np.random.Generator, picture: np.ndarray) -> np.ndarray:
     """Exposure, tone curve, colour, blur: (H, W, 3) float32 in 0..1."""
-    gain = math.exp(rng.normal(0, 0.3))
+    # aim for a mean like a photograph's, though not always
+    gain = math.exp(0.7 * math.log(rng.uniform(0.3, 0.6) / max(float(picture.mean()), 0.03)) + rng.normal(0, 0.2))
     balance = np.exp(rng.normal(0, 0.08, 3)).astype(np.float32)
     gamma = math.exp(rng.normal(0, 0.25))
     p = np.clip(picture * (gain * balance), 0.0, 4.0)
@@ -122,15 +124,15 @@ def random_pan(rng: int | np.random.Generator, frames: int, size: int = 128) -> 
     rng = _generator(rng)
     if frames < 1 or size < 8:
         raise ValueError(f"frames must be at least 1 and size at least 8 pixels, got {frames} and {size}")
-    margin = 1.5
+    margin = 1.75
     big = int(size * margin)
     picture = torch.from_numpy(_develop(rng, _paint(rng, big, big))).permute(2, 0, 1)[None]
     t = torch.linspace(0, 1, frames) if frames > 1 else torch.zeros(1)
     start, end = rng.uniform(-1, 1, 2), rng.uniform(-1, 1, 2)
     amount = float(rng.choice([0.0, 0.3, 1.0], p=[0.15, 0.35, 0.5]))
     end = start + amount * (end - start)
-    zoom = torch.from_numpy(np.exp(np.linspace(0, rng.normal(0, 0.12 * amount), frames))).float() * float(rng.uniform(0.6, 0.75))
-    zoom = zoom.clamp(0.4, 0.85)
+    zoom = torch.from_numpy(np.exp(np.linspace(0, rng.normal(0, 0.12 * amount), frames))).float() * float(rng.uniform(0.5, 0.68))
+    zoom = zoom.clamp(0.35, 0.8)
     turn = t * float(rng.normal(0, 0.15 * amount)) + float(rng.choice([0.0, rng.normal(0, 0.1)]))
     room = (1.0 - zoom * 1.12).clamp(min=0.0)
     cx = torch.lerp(torch.tensor(float(start[0])), torch.tensor(float(end[0])), t) * room
