@@ -17,7 +17,8 @@ from gymnasium.envs.registration import register, registry
 if TYPE_CHECKING:
     from spatia_env.actions import ContinuousMotion, NavMotion
     from spatia_env.compare import psnr, ssim
-    from spatia_env.env import SpatiaEnv, SpatiaNavEnv
+    from spatia_env.env import SpatiaEnv
+    from spatia_env.nav_env import SpatiaNavEnv
     from spatia_env.truth import SpatiaTruthEnv
     from spatia_env.wrappers import DiscreteMotion, FrameByFrame
 
@@ -25,7 +26,7 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "SpatiaEnv": "spatia_env.env",
-    "SpatiaNavEnv": "spatia_env.env",
+    "SpatiaNavEnv": "spatia_env.nav_env",
     "SpatiaTruthEnv": "spatia_env.truth",
     "ContinuousMotion": "spatia_env.actions",
     "NavMotion": "spatia_env.actions",
@@ -49,7 +50,7 @@ __all__ = [
 
 for _id, _entry_point in {
     "Spatia-v0": "spatia_env.env:SpatiaEnv",
-    "SpatiaNav-v0": "spatia_env.env:SpatiaNavEnv",
+    "SpatiaNav-v0": "spatia_env.nav_env:SpatiaNavEnv",
     "SpatiaTruth-v0": "spatia_env.truth:SpatiaTruthEnv",
 }.items():
     if _id not in registry:

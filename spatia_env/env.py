@@ -16,8 +16,9 @@ from gymnasium import spaces
 from gymnasium.error import ResetNeeded
 
 from spatia_env import saving, tasks
-from spatia_env.actions import MAX_ROTATION, MAX_TRANSLATION, ContinuousMotion, NavMotion, Plan, check_text
+from spatia_env.actions import MAX_ROTATION, MAX_TRANSLATION, ContinuousMotion, Plan, check_text
 from spatia_env.images import load_image
+from spatia_env.inputs import check_flag, check_options, load_model, to_numpy
 from spatia_env.trail import Trail
 
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ class SpatiaEnv(gym.Env[np.ndarray, Any]):
         memory: bool = True,
     ) -> None:
         self._setup(load_model(model, device), task, max_steps, render_mode, ContinuousMotion, (max_translation, max_rotation))
-        self._with_memory = _check_flag(memory, "memory")
+        self._with_memory = check_flag(memory, "memory")
         self._image = load_image(image, self.image_size)
         self._prompt = check_text(prompt, MAX_PROMPT, "prompt")
 
@@ -186,9 +187,9 @@ class SpatiaEnv(gym.Env[np.ndarray, Any]):
         frames, poses = state.frames[-1:], state.T_world_camera[-1:]
         repeats = (self.frames_per_clip, 1, 1)
         info = self._info(state, frames.repeat(*repeats, 1), poses.repeat(*repeats), 0.0, ()) | self._begin_info(state)
-        observation = _numpy(frames[-1])
+        observation = to_numpy(frames[-1])
         tasks.start(self._task, observation, info, self.np_random)
-        self._episode = Episode(state, Trail().extended(_numpy(poses)))
+        self._episode = Episode(state, Trail().extended(to_numpy(poses)))
         self._shown = []
         self._keep_frames(frames)
         self.timing = {"reset": perf_counter() - start_time}
@@ -202,11 +203,11 @@ class SpatiaEnv(gym.Env[np.ndarray, Any]):
         self._name_unknown_words(plan.text)
         state, clip = self._advance(before.state, plan)
         info = self._info(state, clip.frames, clip.T_world_camera, clip.coverage, clip.references) | self._step_info(clip)
-        observation = _numpy(clip.frames[-1])
+        observation = to_numpy(clip.frames[-1])
         reward, terminated = tasks.judge(self._task, observation, info)
         steps = before.steps + 1
         truncated = self.max_steps is not None and bool(steps >= self.max_steps)
-        trail = before.trail.extended(_numpy(clip.T_world_camera[-1:]))
+        trail = before.trail.extended(to_numpy(clip.T_world_camera[-1:]))
         self._episode = Episode(state, trail, steps, ended=terminated or truncated)
         self._keep_frames(clip.frames)
         self.timing = {"step": perf_counter() - start_time}
@@ -216,7 +217,7 @@ class SpatiaEnv(gym.Env[np.ndarray, Any]):
         """What `render_mode` asks for: the last frame, all frames since the last call, or the overview of the memory."""
         episode = self._current_episode("render")
         if self.render_mode == "rgb_array":
-            return _numpy(episode.state.frames[-1])
+            return to_numpy(episode.state.frames[-1])
         if self.render_mode == "rgb_array_list":
             shown, self._shown = self._shown, []
             return shown
@@ -242,7 +243,7 @@ class SpatiaEnv(gym.Env[np.ndarray, Any]):
     @property
     def pose(self) -> np.ndarray:
         """(4, 4) float64 T_world_camera of the last frame."""
-        return _numpy(self._current_episode("pose").state.T_world_camera[-1])
+        return to_numpy(self._current_episode("pose").state.T_world_camera[-1])
 
     @property
     def state(self) -> Any:
@@ -256,7 +257,7 @@ class SpatiaEnv(gym.Env[np.ndarray, Any]):
         from spatia_model.geometry.overview import top_view
 
         episode = self._current_episode("overview")
-        return _numpy(torch.as_tensor(top_view(episode.state.memory, torch.from_numpy(episode.trail.poses()), size)))
+        return np.array(top_view(episode.state.memory, torch.from_numpy(episode.trail.poses()), size))
 
     def snapshot(self) -> Mark:
         """Remember this moment. Cheap: states are values. Branch a world by restoring one mark several times."""
@@ -299,7 +300,7 @@ class SpatiaEnv(gym.Env[np.ndarray, Any]):
         frames, poses = state.frames[-1:], state.T_world_camera[-1:]
         repeats = (self.frames_per_clip, 1, 1)
         info = self._info(state, frames.repeat(*repeats, 1), poses.repeat(*repeats), 0.0, ()) | self._begin_info(state)
-        return _numpy(frames[-1]), info
+        return to_numpy(frames[-1]), info
 
     def edit(self, function: Callable[[PointMemory], PointMemory]) -> None:
         """Edit the world by editing its memory: `function` takes the `PointMemory` and returns the one to go on with."""
@@ -314,7 +315,7 @@ class SpatiaEnv(gym.Env[np.ndarray, Any]):
     # -- the world behind the env: what SpatiaTruthEnv does otherwise -------------------------------
 
     def _read_options(self, options: dict[str, Any] | None) -> dict[str, Any]:
-        options = _check_options(options, self.reset_options)
+        options = check_options(options, self.reset_options)
         image = load_image(options["image"], self.image_size) if "image" in options else self._image
         prompt = check_text(options["prompt"], MAX_PROMPT, "prompt") if "prompt" in options else self._prompt
         return {"image": image, "prompt": prompt}
@@ -351,9 +352,9 @@ class SpatiaEnv(gym.Env[np.ndarray, Any]):
         ids = np.full(int(self.world.config.max_references), -1, dtype=np.int64)
         ids[: len(references)] = references[: len(ids)]
         return {
-            "frames": _numpy(frames),
-            "poses": _numpy(poses),
-            "K": _numpy(state.camera.K),
+            "frames": to_numpy(frames),
+            "poses": to_numpy(poses),
+            "K": to_numpy(state.camera.K),
             "coverage": float(coverage),
             "memory_points": len(state.memory),
             "references": ids,
@@ -372,7 +373,7 @@ class SpatiaEnv(gym.Env[np.ndarray, Any]):
 
     def _keep_frames(self, frames: torch.Tensor) -> None:
         if self.render_mode == "rgb_array_list":
-            self._shown = [*self._shown, *_numpy(frames)][-_MAX_KEPT_FRAMES:]
+            self._shown = [*self._shown, *to_numpy(frames)][-_MAX_KEPT_FRAMES:]
 
     def _check_fits(self, state: Any) -> None:
         size = tuple(state.frames.shape[1:3])
@@ -391,70 +392,3 @@ class SpatiaEnv(gym.Env[np.ndarray, Any]):
             self._named_words.update(new)
             listed = ", ".join(repr(word) for word in new[:8]) + (" ..." if len(new) > 8 else "")
             warnings.warn(f"these words carry no meaning for the model and are passed over: {listed}", stacklevel=3)
-
-
-class SpatiaNavEnv(SpatiaEnv):
-    """`SpatiaEnv` with six discrete motions, usable by stable-baselines3 as it is.
-
-    ## Action space
-    `Discrete(6)`: 0 forward 0.25 m, 1 turn left 15 degrees, 2 turn right 15 degrees, 3 look up 15 degrees, 4 look down 15 degrees,
-    5 stay. Walking and turning are level with the ground (`spatia_env.NavMotion`); the pitch stays within 60 degrees.
-
-    Observation space, reward, end, info, errors: as in `SpatiaEnv`, from which it takes all arguments but the motion limits.
-
-    ## Version history
-    * v0: first version
-    """
-
-    def __init__(
-        self,
-        image: Any = None,
-        prompt: str = "",
-        model: Any = "spatia-mini",
-        task: Any = None,
-        max_steps: int | None = None,
-        render_mode: str | None = None,
-        device: str = "auto",
-        memory: bool = True,
-    ) -> None:
-        self._setup(load_model(model, device), task, max_steps, render_mode, NavMotion, ())
-        self._with_memory = _check_flag(memory, "memory")
-        self._image = load_image(image, self.image_size)
-        self._prompt = check_text(prompt, MAX_PROMPT, "prompt")
-
-
-def load_model(model: Any, device: str) -> Any:
-    """A `WorldModel` from a name, a folder or itself."""
-    if callable(getattr(model, "begin", None)) and callable(getattr(model, "advance", None)):
-        return model
-    if not isinstance(model, (str, Path)):
-        raise ValueError(f"model is a {type(model).__name__}; give a name ('spatia-mini'), a folder of weights or a WorldModel")
-    import torch
-
-    from spatia_model.world_model import WorldModel
-
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    return WorldModel.from_pretrained(model, device=device)
-
-
-def _check_options(options: Any, known: tuple[str, ...]) -> dict[str, Any]:
-    if options is None:
-        return {}
-    if not isinstance(options, dict):
-        raise ValueError(f"options is a {type(options).__name__}; give a dictionary with any of {list(known)}")
-    unknown = sorted(str(key) for key in options if key not in known)
-    if unknown:
-        raise ValueError(f"options holds {unknown}; known are {list(known)}")
-    return options
-
-
-def _check_flag(value: Any, name: str) -> bool:
-    if not isinstance(value, (bool, np.bool_)):
-        raise ValueError(f"{name} is {value!r}; give True or False")
-    return bool(value)
-
-
-def _numpy(tensor: torch.Tensor) -> np.ndarray:
-    """A numpy copy that shares nothing with the world."""
-    return tensor.detach().cpu().numpy().copy()

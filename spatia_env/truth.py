@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spatia_env.actions import MAX_ROTATION, MAX_TRANSLATION, ContinuousMotion, NavMotion, Plan
-from spatia_env.env import SpatiaEnv, _check_flag, _check_options, _numpy
+from spatia_env.env import SpatiaEnv
+from spatia_env.inputs import check_flag, check_options, to_numpy
 
 if TYPE_CHECKING:
     import torch
@@ -215,14 +216,14 @@ class SpatiaTruthEnv(SpatiaEnv):
         _check_whole(movers, "movers", 0, MAX_MOVERS, "None for what the world's seed says")
         _check_whole(image_size, "image_size", 16, 1024)
         _check_whole(supersample, "supersample", 1, 4)
-        limits = () if _check_flag(discrete, "discrete") else (max_translation, max_rotation)
+        limits = () if check_flag(discrete, "discrete") else (max_translation, max_rotation)
         motion = NavMotion if discrete else ContinuousMotion
-        worlds = TruthWorlds(image_size, supersample, _check_flag(solid, "solid"))
+        worlds = TruthWorlds(image_size, supersample, check_flag(solid, "solid"))
         self._setup(worlds, task, max_steps, render_mode, motion, limits)
         self._world_seed, self._kind, self._mover_count = _check_seed(world), kind, movers
 
     def _read_options(self, options: dict[str, Any] | None) -> dict[str, Any]:
-        options = _check_options(options, self.reset_options)
+        options = check_options(options, self.reset_options)
         return {"world": _check_seed(options["world"]) if "world" in options else self._world_seed}
 
     def _begin(self, start: dict[str, Any], seed: int) -> TruthState:
@@ -235,11 +236,11 @@ class SpatiaTruthEnv(SpatiaEnv):
 
     def _begin_info(self, state: TruthState) -> dict[str, Any]:
         repeats = (self.frames_per_clip, 1, 1)
-        return {"depth": _numpy(state.depth.repeat(*repeats)), "dynamic": _numpy(state.dynamic.repeat(*repeats)), "world": state.seed}
+        return {"depth": to_numpy(state.depth.repeat(*repeats)), "dynamic": to_numpy(state.dynamic.repeat(*repeats)), "world": state.seed}
 
     def _step_info(self, clip: Clip) -> dict[str, Any]:
         seed = self._current_episode("step").state.seed
-        return {"depth": _numpy(clip.perception.depth), "dynamic": _numpy(clip.perception.dynamic > 0.5), "world": seed}
+        return {"depth": to_numpy(clip.perception.depth), "dynamic": to_numpy(clip.perception.dynamic > 0.5), "world": seed}
 
     def _save_state(self, state: TruthState, folder: Path) -> None:
         from safetensors.torch import save_file

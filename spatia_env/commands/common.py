@@ -97,7 +97,7 @@ def write_w2c(path: Path, T_world_camera: np.ndarray) -> None:
 
 def load_world(model: str, device: str) -> Any:
     """The `WorldModel` behind a name or folder."""
-    from spatia_env.env import load_model
+    from spatia_env.inputs import load_model
 
     return load_model(model, device)
 
