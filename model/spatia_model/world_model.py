@@ -15,6 +15,7 @@ from PIL import Image
 
 from spatia_model.config import MiniConfig, mini_camera
 from spatia_model.generator.pipeline import ClipGenerator
+from spatia_model.generator.text import join_texts
 from spatia_model.geometry import se3
 from spatia_model.geometry.camera import resize
 from spatia_model.geometry.pictures import fit_image
@@ -48,7 +49,8 @@ class WorldModel:
         """
         from spatia_model.model_folder import resolve
 
-        return _load(resolve(name_or_dir), device)
+        directory = resolve(name_or_dir)
+        return _load(directory, device, (directory / "config.json").stat().st_mtime_ns)
 
     def unknown_words(self, text: str) -> list[str]:
         """Words of `text` that carry no meaning for this model's text encoder."""
@@ -81,7 +83,7 @@ class WorldModel:
         size = self.config.image_size
         frame = fit_image(image, size)[None]
         camera = self.camera if camera is None else resize(camera, size, size)
-        pose = torch.eye(4, dtype=torch.float64) if T_world_camera is None else T_world_camera.double()
+        pose = torch.eye(4, dtype=torch.float64) if T_world_camera is None else torch.as_tensor(T_world_camera, dtype=torch.float64)
         path = _check_path(pose[None], 1)
         perception = self.perceiver.perceive(frame, path, camera)
         empty = PointMemory.empty(self.config.voxel_size)
@@ -110,10 +112,13 @@ class WorldModel:
             state: where the world is; not changed.
             path: T_world_camera (T, 4, 4), T = config.frames_per_clip, one pose per new frame.
             text: what happens during this clip.
-            memory: False shows the generator neither projection nor references (ablation).
+            memory: False shows the generator neither projection nor references, and maps nothing (ablation).
 
         Returns:
             The new state and the clip.
+
+        Raises:
+            ValueError: the path or the text can't be used; it says why.
         """
         return self.advance_batch([state], [path], [text], memory)[0]
 
@@ -123,10 +128,12 @@ class WorldModel:
         """`advance` for several worlds in one batched forward pass."""
         if not len(states) == len(paths) == len(texts):
             raise ValueError(f"as many paths and texts as states are needed, got {len(states)}, {len(paths)}, {len(texts)}")
+        if not all(isinstance(text, str) for text in texts):
+            raise ValueError(f"text must be a string (empty for none), got {[type(text).__name__ for text in texts]}")
         paths = [_check_path(path, self.config.frames_per_clip) for path in paths]
         looks = [self._look(state, path, memory) for state, path in zip(states, paths, strict=True)]
         conditionings = [
-            self._condition(state, path, text, projection, references)
+            self._condition(state, path, text, projection, references, memory)
             for state, path, text, (projection, references) in zip(states, paths, texts, looks, strict=True)
         ]
         rngs = [_generator(state.rng_state) for state in states]
@@ -145,14 +152,15 @@ class WorldModel:
         return projection, retrieve(state.keyframes, visible, self.config.max_references, self.config.reference_threshold)
 
     def _condition(
-        self, state: WorldState, path: torch.Tensor, text: str, projection: Projection, references: tuple[int, ...]
+        self, state: WorldState, path: torch.Tensor, text: str, projection: Projection, references: tuple[int, ...], memory: bool
     ) -> Conditioning:
+        past = state.frames_projection if memory else _empty_projection(len(state.frames), state.camera)
         return Conditioning(
             history=state.frames,
             history_dynamic=state.frames_dynamic,
-            projection=_concatenate(state.frames_projection, projection),
+            projection=_concatenate(past, projection),
             references=state.keyframes.frames(references, state.camera.height, state.camera.width),
-            text=" . ".join(part for part in (state.prompt.strip(), text.strip()) if part),
+            text=join_texts(state.prompt, text),
             T_world_camera=torch.cat([state.T_world_camera, path]),
         )
 
@@ -195,7 +203,8 @@ class WorldModel:
 
 
 @functools.lru_cache(maxsize=4)
-def _load(directory: Path, device: str) -> WorldModel:
+def _load(directory: Path, device: str, written: int) -> WorldModel:
+    """`written` is only part of the cache's key: a model that was saved anew is read anew."""
     from spatia_model.model_folder import load_mini
 
     return WorldModel(*load_mini(directory, device))
@@ -208,11 +217,16 @@ def _generator(state: torch.Tensor) -> torch.Generator:
 
 
 def _check_path(path: torch.Tensor, frames: int) -> torch.Tensor:
-    path = torch.as_tensor(path, dtype=torch.float64)
+    try:
+        path = torch.as_tensor(path, dtype=torch.float64).clone()  # the caller may go on using its own
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"the path must be numbers, T_world_camera ({frames}, 4, 4), got {type(path).__name__}: {error}") from error
     if path.shape != (frames, 4, 4):
         raise ValueError(f"the path must be T_world_camera ({frames}, 4, 4), one pose per new frame, got {tuple(path.shape)}")
     if not torch.isfinite(path).all():
         raise ValueError("the path holds NaN or infinite numbers: give finite poses")
+    if not torch.equal(path[:, 3], torch.tensor([0.0, 0, 0, 1], dtype=torch.float64).expand(frames, 4)):
+        raise ValueError("the last row of every pose must be 0 0 0 1: give T_world_camera, column vectors, not transposed")
     R = path[:, :3, :3]
     error = (R @ R.transpose(1, 2) - torch.eye(3, dtype=torch.float64)).abs().max()
     if error > 1e-3 or (torch.linalg.det(R) < 0).any():

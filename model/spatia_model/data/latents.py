@@ -20,6 +20,7 @@ from spatia_model.data.windows import Walk, WindowFolder
 from spatia_model.generator.conditioning import encode_references, pool_mask, pooled_control, to_model
 from spatia_model.generator.vae import VideoVAE
 from spatia_model.types import Projection
+from spatia_model.worlds import World
 
 
 def window_frames(clip: int, config: MiniConfig) -> torch.Tensor:
@@ -88,7 +89,8 @@ def _encode(args: tuple[WindowFolder, int, Path, VideoVAE, MiniConfig]) -> None:
     torch.set_num_threads(1)
     walk, mirror = folder.open(index), path.stem.endswith("mirror")
     captions = [mirrored(c) if mirror else c for c in walk.captions]
-    write_atomic(path, encode_walk(walk, vae, config, mirror), {"captions": json.dumps(captions)})
+    prompt = World.generate(int(path.stem.removesuffix("-mirror"))).caption()
+    write_atomic(path, encode_walk(walk, vae, config, mirror), {"captions": json.dumps(captions), "prompt": prompt})
 
 
 class LatentFolder:
@@ -97,8 +99,8 @@ class LatentFolder:
     def __init__(self, directory: Path):
         self.files = ClipFolder(directory)
 
-    def window(self, rng: np.random.Generator, least_references: int = 0) -> tuple[dict[str, torch.Tensor], str]:
-        """One window's tensors and caption; only windows with at least so many references."""
+    def window(self, rng: np.random.Generator, least_references: int = 0) -> tuple[dict[str, torch.Tensor], str, str]:
+        """One window's tensors, its world's prompt and its clip's text; only windows with at least so many references."""
         for _ in range(100):
             handle = self.files.pick(rng)
             counts = handle.get_tensor("reference_count")
@@ -106,5 +108,7 @@ class LatentFolder:
             if len(fitting):
                 clip = int(fitting[rng.integers(len(fitting))])
                 names = ("target", "control", "references", "moving", "uncovered")
-                return {n: handle.get_slice(n)[clip : clip + 1][0] for n in names}, json.loads(handle.metadata()["captions"])[clip]
+                described = handle.metadata()
+                tensors = {n: handle.get_slice(n)[clip : clip + 1][0] for n in names}
+                return tensors, described["prompt"], json.loads(described["captions"])[clip]
         raise ValueError(f"no window in {self.files.directory} has {least_references} references")

@@ -13,24 +13,55 @@ from typing import Protocol
 import torch
 from torch import nn
 
-# Words people use for things the embedded vocabulary knows under another name.
+# Words people use for things the embedded vocabulary knows under another name; every value is a word of `worlds.VOCABULARY`.
 SYNONYMS = {
+    # things
     "sphere": "ball",
     "cube": "box",
+    "couch": "sofa",
+    "shrub": "bush",
+    "bookcase": "bookshelf",
+    "closet": "wardrobe",
+    "painting": "picture",
+    "wood": "wooden",
+    "bricks": "brick",
+    "tiles": "tiled",
+    "wall": "walls",
+    # colours
+    "gray": "grey",
+    "violet": "purple",
+    # motion
+    "roll": "rolls",
+    "rolling": "rolls",
+    "slide": "slides",
+    "sliding": "slides",
     "moves": "slides",
     "moving": "slides",
-    "rolling": "rolls",
-    "sliding": "slides",
+    "bounce": "bounces",
     "bouncing": "bounces",
-    "swinging": "swings",
     "jumps": "bounces",
     "hops": "bounces",
-    "couch": "sofa",
-    "grey": "gray",
-    "toward": "towards",
+    "swing": "swings",
+    "swinging": "swings",
+    "stand": "stands",
+    "standing": "stands",
+    # directions
     "towards": "toward",
-    "an": "a",
+    "leftward": "left",
+    "leftwards": "left",
+    "rightward": "right",
+    "rightwards": "right",
+    "upward": "up",
+    "upwards": "up",
+    "downward": "down",
+    "downwards": "down",
+    "onto": "on",
 }
+
+
+def join_texts(*texts: str) -> str:
+    """One prompt of several, such as what the world is like and what happens now; empty ones are left out."""
+    return " . ".join(text.strip() for text in texts if text.strip())
 
 
 class TextEncoder(Protocol):
@@ -51,7 +82,7 @@ class CompactTextConfig:
     width: int = 128
     layers: int = 2
     heads: int = 4
-    max_tokens: int = 40
+    max_tokens: int = 64
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "vocabulary", tuple(self.vocabulary))

@@ -68,6 +68,9 @@ class SpatiaTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, FromOriginalM
         control_to_output: the first out_channels control channels are also added to the prediction of the non-reference
             frames, times a learned gate per channel that starts at 1 for prediction "sample" (the untrained model copies the
             projection) and at 0 for "velocity".
+        output_gates: the head also predicts, for every latent pixel, what share of the noised latents and of the carried control
+            goes into the prediction. A token holds fewer numbers than its patch, so without such a way past the trunk
+            the detail of nearly clean latents is lost in it. Starts at no latents and all of the control.
         prediction: "velocity" or "sample": what the output means. The sampler reads it; the network doesn't.
     """
 
@@ -95,6 +98,7 @@ class SpatiaTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, FromOriginalM
         vace_in_channels: int = 96,
         control_in_main: bool = False,
         control_to_output: bool = False,
+        output_gates: bool = False,
         prediction: str = "velocity",
     ) -> None:
         super().__init__()
@@ -131,6 +135,10 @@ class SpatiaTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, FromOriginalM
             self.control_gate = nn.Parameter(torch.full((out_channels,), 1.0 if prediction == "sample" else 0.0))
         self.norm_out = FP32LayerNorm(dim, eps, elementwise_affine=False)
         self.proj_out = nn.Linear(dim, out_channels * math.prod(patch))
+        if output_gates:
+            self.gate_out = nn.Linear(dim, 2 * math.prod(patch))
+            nn.init.zeros_(self.gate_out.weight)
+            nn.init.zeros_(self.gate_out.bias)
         self.scale_shift_table = nn.Parameter(torch.randn(1, 2, dim) / dim**0.5)
         self.gradient_checkpointing = False
 
@@ -153,6 +161,8 @@ class SpatiaTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, FromOriginalM
         zeros = [self.proj_out, *(block.proj_out for block in getattr(self, "vace_blocks", ()))]
         if self.config.control_in_main:
             zeros.append(self.control_in)
+        if self.config.output_gates:
+            zeros.append(self.gate_out)
         for linear in zeros:
             nn.init.zeros_(linear.weight)
             nn.init.zeros_(linear.bias)
@@ -342,6 +352,10 @@ class SpatiaTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, FromOriginalM
             shift, scale = (self.scale_shift_table.float() + temb[:, None])[time_index].unsqueeze(3).unbind(2)
             head = modulate(x, shift, scale, self.config.eps)
             prediction = unpatch(apply_linear(self.proj_out, head, lora), height, width, self.config.patch_size)
+            if self.config.output_gates:
+                gates = unpatch(apply_linear(self.gate_out, head, lora), height, width, self.config.patch_size)  # (B, 2, F, H, W)
+                prediction = prediction + gates[:, :1] * latents
+                output = None if output is None else output * (1 + gates[:, 1:, first:])
         if output is not None:
             prediction = torch.cat([prediction[:, :, :first], prediction[:, :, first:] + output], dim=2) if first else prediction + output
         return prediction.to(latents.dtype)

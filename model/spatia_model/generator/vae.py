@@ -38,7 +38,7 @@ class VideoVAE(Protocol):
 class CompactVAEConfig:
     """Widths are per stage: full frame rate at 1/4 size, half rate at 1/8, latent rate at 1/8."""
 
-    latent_channels: int = 16
+    latent_channels: int = 32
     widths: tuple[int, int, int] = (64, 96, 128)
     encoder_blocks: tuple[int, int, int] = (1, 1, 2)
     decoder_blocks: tuple[int, int, int] = (3, 2, 2)
@@ -184,7 +184,10 @@ class CompactVideoVAE(nn.Module):
         self, x: torch.Tensor, memory: list[torch.Tensor] | None = None, last: int | None = None
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """`decode_stream` on latents that are not normalised, without clamping: what training differentiates."""
-        if last is not None and not 0 < last < TEMPORAL * x.shape[2] - TEMPORAL + 1:
+        total = TEMPORAL * (x.shape[2] - 1) + 1
+        if last is not None and not 1 <= last <= total:
+            raise ValueError(f"last must be between 1 and the {total} frames that these latents hold, got {last}")
+        if last == total:
             last = None
         state = FrameMemory(memory)
         x = self._run(self.dec_latent, _each(self.dec_in, x.transpose(1, 2)), state)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import sys
 from dataclasses import replace
@@ -15,6 +16,7 @@ import torch.multiprocessing as mp
 from spatia_model.training.loop import LoopConfig
 
 STAGES = ("data", "vae", "perception", "latents", "denoiser", "export")
+TRAINED = ("vae", "perception", "denoiser")
 VALIDATION_SEED = 1_000_000
 
 EPILOG = """examples:
@@ -49,15 +51,23 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"training seeds lie in 0..999,999: --seed {args.seed} --worlds {args.worlds} leaves that range")
     if args.processes < 1:
         raise ValueError(f"--processes must be at least 1, got {args.processes}")
-    for name in ("steps", "batch", "lr"):
-        _numbers(getattr(args, name), name)
+    for name, stages in (("steps", TRAINED), ("batch", TRAINED[1:]), ("lr", TRAINED)):
+        for stage, value in _numbers(getattr(args, name), name).items():
+            if stage not in stages or not 0 < value < math.inf or (name != "lr" and value != int(value)):
+                kind = "number" if name == "lr" else "whole number"
+                raise ValueError(f"--{name} takes a positive {kind} for {', '.join(stages)}, got {stage}={value:g}")
+    if args.validation_worlds < 1 or args.validation_worlds > VALIDATION_SEED or args.pictures < 1 or args.clips < 1:
+        raise ValueError(
+            f"--validation-worlds (up to 1,000,000), --pictures and --clips must be at least 1, "
+            f"got {args.validation_worlds}, {args.pictures}, {args.clips}"
+        )
     try:
         args.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(f"cannot write to {args.out} ({error.strerror}): give a folder you may write to") from error
     for stage in args.stage or STAGES:
         print(f"== {stage}", file=sys.stderr, flush=True)
-        if stage in ("vae", "perception", "denoiser") and args.processes > 1:
+        if stage in TRAINED and args.processes > 1:
             os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
             os.environ.setdefault("MASTER_PORT", str(29500 + os.getpid() % 1000))
             mp.spawn(_worker, (stage, args), nprocs=args.processes)  # type: ignore[attr-defined]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import pickle
 import sys
 import time
 from copy import deepcopy
@@ -173,7 +174,7 @@ def _resume(path: Path, model: nn.Module, average: nn.Module, optimizer: torch.o
         model.load_state_dict(state["model"])
         average.load_state_dict(state["average"])
         optimizer.load_state_dict(state["optimizer"])
-    except (RuntimeError, KeyError, EOFError, ValueError) as error:
+    except (RuntimeError, KeyError, TypeError, EOFError, ValueError, pickle.UnpicklingError) as error:
         raise ValueError(f"{path} cannot be resumed for stage {name} ({error}): remove it to start that stage afresh") from error
     return int(state["step"])
 

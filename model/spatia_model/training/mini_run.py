@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 import torch
@@ -47,7 +48,9 @@ def vae(out: Path, args: argparse.Namespace) -> None:
     stage = VAEStage(clips, ClipFolder(out / "validation"), PicturePool(out / PICTURES))
     fit(stage, loop_config(args, "vae", LoopConfig(steps=5000, lr=1.2e-3, warmup=150, validate_every=500)), out, args.device)
     measure_latents(stage.model, clips, seed=args.seed)
-    torch.save(stage.model.state_dict(), out / "vae-final.pt")
+    temporary = out / f"vae-final.partial{os.getpid()}"  # every process of a distributed run writes the same
+    torch.save(stage.model.state_dict(), temporary)
+    os.replace(temporary, out / "vae-final.pt")
 
 
 def load_vae(out: Path) -> CompactVideoVAE:

@@ -1,4 +1,4 @@
-"""A pool of still pictures and pans over them, made once per run and refreshed a little as training goes on."""
+"""A pool of still pictures and pans over them, made once per run."""
 
 from __future__ import annotations
 
@@ -7,17 +7,21 @@ from pathlib import Path
 import numpy as np
 
 from spatia_model.training.leaves import dead_leaves
+from spatia_model.worlds.pictures import random_picture
 
 
 class PicturePool:
-    """`size` procedural pictures of `side` pixels, cached in `path` (training seeds, so < 1,000,000)."""
+    """`size` procedural pictures of `side` pixels, cached in `path` (training seeds, so < 1,000,000).
+
+    A third are dead leaves over coloured noise, the others what `worlds.pictures` draws.
+    """
 
     def __init__(self, path: Path, size: int = 1500, side: int = 192, seed: int = 500_000):
         if path.exists():
             self.pictures = np.load(path, mmap_mode="r")
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
-            pictures = np.stack([dead_leaves(np.random.default_rng([seed, i]), side) for i in range(size)])
+            pictures = np.stack([_picture(seed, i, side) for i in range(size)])
             temporary = path.with_suffix(".partial.npy")
             np.save(temporary, pictures)
             temporary.replace(path)
@@ -49,3 +53,9 @@ class PicturePool:
             bottom = picture[y0 + 1, x0] * (1 - fx) + picture[y0 + 1, x0 + 1] * fx
             out[t] = top * (1 - fy) + bottom * fy
         return out
+
+
+def _picture(seed: int, index: int, side: int) -> np.ndarray:
+    if index % 3 == 0:
+        return dead_leaves(np.random.default_rng([seed, index // 3]), side)
+    return random_picture(seed + index, side)

@@ -12,7 +12,7 @@ from spatia_model.data.windows import WindowFolder
 from spatia_model.evaluation.metrics import gradient_energy, psnr
 from spatia_model.generator.conditioning import encode_references, pooled_control, to_frames, to_model
 from spatia_model.generator.sampler import denoise
-from spatia_model.generator.text import CompactTextConfig, CompactTextEncoder
+from spatia_model.generator.text import CompactTextConfig, CompactTextEncoder, join_texts
 from spatia_model.generator.transformer import SpatiaTransformer
 from spatia_model.generator.vae import CompactVideoVAE
 
@@ -20,16 +20,17 @@ MINI_TRANSFORMER = {
     "patch_size": (1, 4, 4),
     "num_attention_heads": 7,
     "attention_head_dim": 32,
-    "in_channels": 16,
-    "out_channels": 16,
+    "in_channels": 32,
+    "out_channels": 32,
     "text_dim": 128,
     "freq_dim": 128,
     "ffn_dim": 448,
     "num_layers": 8,
     "vace_layers": (0, 4),
-    "vace_in_channels": 24,
+    "vace_in_channels": 40,
     "control_in_main": True,
     "control_to_output": True,
+    "output_gates": True,
     "prediction": "sample",
 }
 
@@ -76,7 +77,7 @@ class DenoiserStage:
         references = int(rng.choice(self.mini.max_references + 1, p=[0.3, 0.2, 0.2, 0.3])) if self.mini.max_references == 3 else 0
         rows, texts = [], []
         for _ in range(self.batch):
-            tensors, text = self.latents.window(rng, references)
+            tensors, prompt, text = self.latents.window(rng, references)
             channels = tensors["target"].shape[0]
             if rng.random() < self.drop_memory:
                 moves = tensors["control"][channels + 4 :].clone()
@@ -86,7 +87,7 @@ class DenoiserStage:
             if rng.random() < 0.1:
                 tensors["control"] = torch.cat([tensors["control"][: channels + 4], torch.zeros_like(tensors["control"][channels + 4 :])])
             rows.append(tensors)
-            texts.append("" if rng.random() < self.drop_text else text)
+            texts.append("" if rng.random() < self.drop_text else join_texts(prompt if rng.random() < 0.5 else "", text))
         batch = {name: torch.stack([row[name] for row in rows]).float() for name in rows[0]}
         return batch, texts, references
 
@@ -116,6 +117,7 @@ class DenoiserStage:
     @torch.no_grad()
     def _generate(self, index: int, clip: int, steps: int, seed: int = 0):
         walk = self.validation.open(index)
+        clip %= len(walk.captions)
         rgb, dynamic, projection = read_window(walk, clip, self.mini)
         h = self.mini.history_frames
         known = dynamic.clone()

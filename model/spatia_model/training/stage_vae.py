@@ -26,7 +26,7 @@ class VAEStage:
         crop: int = 64,
         batch: tuple[int, int, int] = (4, 2, 8),
         kl: float = 1e-4,
-        gradient: float = 0.5,
+        gradient: float = 1.0,
         decoder_only: bool = False,
     ):
         self.model = CompactVideoVAE(config)
