@@ -14,8 +14,8 @@ worlds; null with fewer than two). A key is null where nothing was measured. PSN
 * `gradient_energy_*`: that of the frames over that of the truth on the same pixels: 1 is as sharp, below is blur.
 * `psnr_vae`: the VAE's own reconstruction of the true frames: no generator behind it can do better.
 * `ghost_rate`: see `ghosts.ghost_rate`, after the walk.
-* `rotation_error_deg`, `translation_error_pct`: camera motion of each clip, estimated from its pictures (`motion.py`), against the path. The
-  frame before the clip is put into space with true depth where the first picture saw the surface (elsewhere the model may invent, and
+* `rotation_error_deg`, `translation_error_pct`: camera motion of each clip, estimated from its pictures (`motion.py`), against the path.
+  The frame before the clip is put into space with true depth where the first picture saw the surface (elsewhere the model may invent, and
   there is no true depth) and aligned with the clip's last frame. A clip counts where the same estimate on true frames is within 1 degree
   and 5 cm. Degrees: mean over clips. Percent: sum of the errors over the sum of the lengths asked. `own_*` in `details` are the
   estimator's errors on the true frames.
@@ -54,7 +54,7 @@ from spatia_model.geometry import se3
 from spatia_model.types import Camera, GroundTruth
 from spatia_model.world_model import WorldModel
 from spatia_model.worlds import World
-from spatia_model.worlds.trajectories import CLEARANCE, clip_between, out_and_back, pose_from, yaw_pitch_roll
+from spatia_model.worlds.trajectories import CLEARANCE, clips_between, out_and_back, pose_from, yaw_pitch_roll
 
 UNITS = {
     "psnr_c": "dB, last frame against first picture",
@@ -153,7 +153,6 @@ def closed_loop_figures(model: WorldModel, world: World, walked: Walk) -> dict[s
     covered, uncovered, grounded = static & walked.mask, static & ~walked.mask, walked.mask & seen[1:]
     both = ~(first.dynamic[0] | later.dynamic[-1])
     rebuilt = vae_reconstruction(model, truth.rgb)
-    draws = float(getattr(model.mapping, "min_draw_confidence", 0.0))
     figures = {
         "psnr_c": psnr(frames[-1], first.rgb[0], span=255),
         "ssim_c": ssim(frames[-1], first.rgb[0]),
@@ -163,13 +162,13 @@ def closed_loop_figures(model: WorldModel, world: World, walked: Walk) -> dict[s
         "gradient_energy_covered": _sharpness(frames, later.rgb, covered),
         "gradient_energy_uncovered": _sharpness(frames, later.rgb, uncovered),
         "psnr_vae": None if rebuilt is None else psnr(rebuilt, later.rgb, span=255),
-        "ghost_rate": ghost_rate(walked.state.memory, world, draws),
+        "ghost_rate": ghost_rate(walked.state.memory, world),
         "coverage": float(walked.mask.float().mean()),
         "psnr_c_truth": psnr(later.rgb[-1], first.rgb[0], span=255),
         "psnr_c_static": psnr(frames[-1], first.rgb[0], both[..., None], span=255),
         "psnr_seen": _psnr_on(frames, later.rgb, grounded),
         "gradient_energy_seen": _sharpness(frames, later.rgb, grounded),
-        "mover_ghost_rate": mover_ghost_rate(walked.state.memory, world, walked.times, draws),
+        "mover_ghost_rate": mover_ghost_rate(walked.state.memory, world, walked.times),
     }
     return figures | motion_figures(walked, seen, model.camera, step)
 
@@ -219,8 +218,8 @@ def motion_figures(walked: Walk, seen: torch.Tensor, camera: Camera, step: int) 
 def revisit_path(world: World, rng: np.random.Generator, frames_per_clip: int, away: int) -> tuple[torch.Tensor, int]:
     """To a place out of sight from the start, on, and back to it: (poses (1 + k * frames_per_clip, 4, 4), frame of the first visit).
 
-    Four clips turn by 100-112 degrees, more than a view is wide, walking a little where there is room; `away` clips lead on by 25-28 degrees
-    each, and as many back along the same poses, so the last frame is the second visit.
+    Four clips turn by 100-112 degrees, more than a view is wide, walking a little where there is room; `away` clips lead on by 25-28
+    degrees each, and as many back along the same poses, so the last frame is the second visit.
     """
     check_counts(frames_per_clip=(frames_per_clip, 1), away=(away, 1))
     path: torch.Tensor | None = None
@@ -235,7 +234,7 @@ def revisit_path(world: World, rng: np.random.Generator, frames_per_clip: int, a
             yaw += way * turn
             x, z = x + reach * math.sin(yaw - way * turn / 2), z + reach * math.cos(yaw - way * turn / 2)
             knots.append(pose_from(x, y, z, yaw, pitch, roll))
-        out = torch.cat([here[None], *(clip_between(a, b, frames_per_clip) for a, b in zip(knots, knots[1:], strict=False))])
+        out = torch.cat([here[None], *(clips_between(a, b[None], frames_per_clip)[0] for a, b in zip(knots, knots[1:], strict=False))])
         visit = 4 * frames_per_clip
         path = torch.cat([out, out[visit:-1].flip(0)])
         times = torch.arange(len(path), dtype=torch.float64) / 8
