@@ -9,14 +9,15 @@ import tempfile
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
+from spatia_model.generator.checkpoint import read_tensors, sha256, verify_checksum
 from spatia_model.memory.point_memory import PointMemory
 from spatia_model.memory.references import Keyframe, KeyframeBank
 from spatia_model.types import Camera, Projection, WorldState
 
 FORMAT = 1
+FILES = ("memory.ply", "state.safetensors")  # beside world.json, which holds their SHA-256
 _PLAIN = ("frames", "frames_dynamic", "T_world_camera", "rng_state")
 _PROJECTION = ("rgb", "depth", "mask", "index")
 
@@ -49,12 +50,11 @@ def save_state(state: WorldState, folder: str | Path) -> None:
             "max_keyframes": state.keyframes.max_keyframes,
             "next_keyframe": state.keyframes.next_id,
             "max_points": state.memory.max_points,
+            "sha256": {name: sha256(place / name) for name in FILES},
         }
         (place / "world.json").write_text(json.dumps(described, indent=1) + "\n")
         place.chmod(0o755)
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(place, folder)
+        _exchange(place, folder)
     except OSError as error:
         raise ValueError(f"cannot write to {folder} ({error.strerror or error}): is the disk full?") from error
     finally:
@@ -68,17 +68,35 @@ def load_state(folder: str | Path) -> WorldState:
         ValueError: a file is missing or damaged; it says which.
     """
     folder = Path(folder)
+    for name in ("world.json", *FILES):
+        if not (folder / name).is_file():
+            raise ValueError(f"{folder} is no saved world: {name} is missing; give a folder that save_state wrote")
     try:
         described = json.loads((folder / "world.json").read_text())
         if described["format"] != FORMAT:
-            raise ValueError(f"{folder} is a world of format {described['format']}, this version reads {FORMAT}")
-        tensors = load_file(folder / "state.safetensors")
-        memory = PointMemory.load_ply(folder / "memory.ply")
-        return _state(described, tensors, memory)
-    except FileNotFoundError as error:
-        raise ValueError(f"{folder} is no saved world: {Path(error.filename or '?').name} is missing") from error
-    except (KeyError, TypeError, json.JSONDecodeError, SafetensorError) as error:
-        raise ValueError(f"the world saved in {folder} is damaged ({error}): restore it from a copy") from error
+            raise ValueError(f"its format is {described['format']}, this version reads {FORMAT}")
+        recorded = {name: described["sha256"][name] for name in FILES}
+        for name in FILES:
+            verify_checksum(folder / name, recorded[name])
+        return _state(described, read_tensors(folder / "state.safetensors"), PointMemory.load_ply(folder / "memory.ply"))
+    except (KeyError, TypeError, ValueError) as error:  # ValueError: also what JSON, PLY and checksums raise
+        where = "" if str(folder) in str(error) else f"{folder / 'world.json'}: "
+        raise ValueError(f"the saved world is damaged: {where}{error}. Restore the folder from a copy") from error
+
+
+def _exchange(new: Path, folder: Path) -> None:
+    """Put `new` where `folder` is; the old one goes only when the new one is in place."""
+    if not folder.exists():
+        os.replace(new, folder)
+        return
+    old = new.with_name(f"{new.name}-old")
+    os.replace(folder, old)
+    try:
+        os.replace(new, folder)
+    except OSError:
+        os.replace(old, folder)
+        raise
+    shutil.rmtree(old)
 
 
 def _tensors(state: WorldState) -> dict[str, torch.Tensor]:

@@ -27,7 +27,7 @@ class Perceiver(Protocol):
             T_world_camera: (T, 4, 4) float64; +y of the world is down (gravity).
             camera: intrinsics of the frames.
             prior: the memory rendered at those poses; it fixes the scale. None: the perceiver's own metric scale.
-            previous: (T, H, W, 3) uint8, each frame's earlier frame as evidence of motion; None: no evidence, and
-                then nothing may be called dynamic.
+            previous: (T, H, W, 3) uint8, each frame's earlier frame as evidence of motion. With neither `prior` nor
+                `previous` there is no evidence, and nothing may be called dynamic.
         """
         ...
