@@ -19,13 +19,77 @@ NOUNS = (
     "table", "chair", "stool", "sofa", "armchair", "bed", "bookshelf", "cabinet", "wardrobe", "lamp", "plant", "column", "crate", "box", "barrel", "bench",
     "screen", "fireplace", "bush", "tree", "planter", "fountain", "umbrella", "statue", "door", "window", "picture", "shelf", "clock", "hedge", "fence", "house", "frame",
 )  # fmt: skip
-SILENT = ("floor", "ceiling", "wall", "skirting", "garden", "ground", "path", "rug", "window", "picture")  # not announced when they come into view
+SILENT = (
+    "floor",
+    "ceiling",
+    "wall",
+    "skirting",
+    "garden",
+    "ground",
+    "path",
+    "rug",
+    "window",
+    "picture",
+)  # not announced when they come into view
 VOCABULARY: tuple[str, ...] = tuple(
     sorted(
         {*COLORS, *MOVER_COLORS, *NOUNS}
-        | set("tall low round ceiling wooden stone brick plaster striped patterned tiled plain checkered carpet marble concrete grass gravel sand".split())
-        | set("a an and with there is are in the to of on into it side view room courtyard walls floor ground comes left right up down away toward camera middle ball cylinder".split())
-        | set("rolls slides bounces swings stands still from . ,".split())
+        | {
+            "tall",
+            "low",
+            "round",
+            "ceiling",
+            "wooden",
+            "stone",
+            "brick",
+            "plaster",
+            "striped",
+            "patterned",
+            "tiled",
+            "plain",
+            "checkered",
+            "carpet",
+            "marble",
+            "concrete",
+            "grass",
+            "gravel",
+            "sand",
+        }
+        | {
+            "a",
+            "an",
+            "and",
+            "with",
+            "there",
+            "is",
+            "are",
+            "in",
+            "the",
+            "to",
+            "of",
+            "on",
+            "into",
+            "it",
+            "side",
+            "view",
+            "room",
+            "courtyard",
+            "walls",
+            "floor",
+            "ground",
+            "comes",
+            "left",
+            "right",
+            "up",
+            "down",
+            "away",
+            "toward",
+            "camera",
+            "middle",
+            "ball",
+            "cylinder",
+        }
+        | {"rolls", "slides", "bounces", "swings", "stands", "still", "from", ".", ","}
     )
 )
 VERBS = {"roll": "rolls", "slide": "slides", "bounce": "bounces", "swing": "swings"}
@@ -70,13 +134,21 @@ def motion_words(mover: Mover, times: torch.Tensor, T_camera_world: torch.Tensor
 
 def world_caption(world: World) -> str:
     text = place(world)
-    named = [f"{t.words} {t.noun}".strip() for t in world.things if t.noun in NOUNS and t.noun not in SILENT and t.noun not in ("door", "house", "hedge", "fence") and inside(world, t)]
+    named = [
+        f"{t.words} {t.noun}".strip()
+        for t in world.things
+        if t.noun in NOUNS and t.noun not in SILENT and t.noun not in ("door", "house", "hedge", "fence") and inside(world, t)
+    ]
     unique = list(dict.fromkeys(named))[:4]
     if unique:
         listed = [article(n) for n in unique]
         text += " . there is " + (" , ".join(listed[:-1]) + " and " + listed[-1] if len(listed) > 1 else listed[0])
     for mover in world.movers:
-        how = {"bounce": "bounces up and down"}.get(mover.motion, f"{VERBS[mover.motion]} from side to side") if mover.sign else "stands still"
+        how = (
+            {"bounce": "bounces up and down"}.get(mover.motion, f"{VERBS[mover.motion]} from side to side")
+            if mover.sign
+            else "stands still"
+        )
         text += f" . {article(mover.name)} {how}"
     return text
 

@@ -28,7 +28,11 @@ def surface(rng: np.random.Generator) -> tuple[str, Material]:
 def clutter(rng: np.random.Generator, piece: Piece, half_w: float, half_d: float, top: float, count: int) -> None:
     """Small things on a table or a shelf: vases, books, bowls, boxes."""
     for i in range(count):
-        x = float(rng.uniform(-0.8, 0.8)) * half_w * 0.9 if count == 1 else (-0.75 + 1.5 * (i + float(rng.uniform(0.2, 0.8))) / count) * half_w
+        x = (
+            float(rng.uniform(-0.8, 0.8)) * half_w * 0.9
+            if count == 1
+            else (-0.75 + 1.5 * (i + float(rng.uniform(0.2, 0.8))) / count) * half_w
+        )
         z = float(rng.uniform(-0.6, 0.6)) * half_d
         color = pick_color(rng)[1]
         what = rng.integers(4)
@@ -39,7 +43,9 @@ def clutter(rng: np.random.Generator, piece: Piece, half_w: float, half_d: float
                 piece.sphere((x, -(top + h + 0.08), z), 0.12, foliage(rng, True))
         elif what == 1:
             for k in range(int(rng.integers(1, 4))):
-                piece.box((x, -(top + 0.02 + 0.04 * k), z), (0.11, 0.02, 0.08), paint(rng, pick_color(rng)[1]), float(rng.uniform(-0.5, 0.5)))
+                piece.box(
+                    (x, -(top + 0.02 + 0.04 * k), z), (0.11, 0.02, 0.08), paint(rng, pick_color(rng)[1]), float(rng.uniform(-0.5, 0.5))
+                )
         elif what == 2:
             r = float(rng.uniform(0.05, 0.09))
             piece.sphere((x, -(top + r), z), r, paint(rng, color, 0.5))
@@ -156,7 +162,15 @@ def bookshelf(rng: np.random.Generator) -> Piece:
         tint = pick_color(rng)[1]
         books = Material(tx.BOOKS, tint, scaled(tint, 0.7), dark, scale=float(rng.uniform(0.04, 0.065)))
         share = float(rng.uniform(0.5, 1.0))
-        piece.stand((share - 1) * (w - 0.05) * float(rng.choice([-1, 1])), 0.03, (2 * w - 0.1) * share, d - 0.1, y + 0.02 + room * 0.88, y + 0.02, books)
+        piece.stand(
+            (share - 1) * (w - 0.05) * float(rng.choice([-1, 1])),
+            0.03,
+            (2 * w - 0.1) * share,
+            d - 0.1,
+            y + 0.02 + room * 0.88,
+            y + 0.02,
+            books,
+        )
     return piece
 
 
@@ -164,7 +178,11 @@ def cabinet(rng: np.random.Generator) -> Piece:
     word, material = surface(rng)
     tall = rng.random() < 0.4
     piece = Piece("wardrobe" if tall else "cabinet", word)
-    w, h, d = (float(rng.uniform(0.5, 0.8)), float(rng.uniform(1.7, 2.1)), 0.55) if tall else (float(rng.uniform(0.45, 0.9)), float(rng.uniform(0.6, 1.0)), 0.42)
+    w, h, d = (
+        (float(rng.uniform(0.5, 0.8)), float(rng.uniform(1.7, 2.1)), 0.55)
+        if tall
+        else (float(rng.uniform(0.45, 0.9)), float(rng.uniform(0.6, 1.0)), 0.42)
+    )
     piece.stand(0, 0, 2 * w, d, h, 0.06, material)
     piece.stand(0, 0.02, 2 * w - 0.08, d - 0.06, 0.06, 0.0, paint(rng, (0.15, 0.14, 0.13)))
     door = material if rng.random() < 0.5 else paint(rng, vary(rng, scaled(material.a, 1.15), 0.04))
@@ -249,7 +267,12 @@ def block(rng: np.random.Generator) -> Piece:
     piece = Piece("box", ("tall " if tall else "low ") + name)
     w, d = float(rng.uniform(0.2, 0.45)), float(rng.uniform(0.2, 0.45))
     h = float(rng.uniform(1.1, 1.9)) if tall else float(rng.uniform(0.3, 0.7))
-    options = [paint(rng, color), Material(tx.CHECKER, color, scaled(color, 0.7), scale=0.2, contrast=0.0), Material(tx.STRIPES, color, scaled(color, 1.3), scale=0.2), Material(tx.MARBLE, color, scaled(color, 0.5), scale=2.0, contrast=0.7, gloss=0.4)]
+    options = [
+        paint(rng, color),
+        Material(tx.CHECKER, color, scaled(color, 0.7), scale=0.2, contrast=0.0),
+        Material(tx.STRIPES, color, scaled(color, 1.3), scale=0.2),
+        Material(tx.MARBLE, color, scaled(color, 0.5), scale=2.0, contrast=0.7, gloss=0.4),
+    ]
     piece.stand(0, 0, 2 * w, 2 * d, h, 0.0, options[int(rng.integers(4))])
     return piece
 
@@ -291,14 +314,25 @@ def television(rng: np.random.Generator) -> Piece:
     piece.stand(0, 0, 0.3, 0.2, 0.48, 0.45, dark)
     piece.stand(0, 0.02, 0.06, 0.05, 0.6, 0.48, dark)
     piece.stand(0, 0.0, 2 * w, 0.05, 0.55 + 1.1 * w, 0.55, dark)
-    picture = Material(tx.PICTURE, pick_color(rng)[1], pick_color(rng)[1], (0.05, 0.05, 0.05), glow=float(rng.choice([0.0, 0.5])), gloss=0.4)
+    picture = Material(
+        tx.PICTURE, pick_color(rng)[1], pick_color(rng)[1], (0.05, 0.05, 0.05), glow=float(rng.choice([0.0, 0.5])), gloss=0.4
+    )
     piece.box((0, -(0.55 + 0.55 * w), -0.03), (w - 0.02, 0.55 * w - 0.02, 0.006), picture)
     return piece
 
 
 def fireplace(rng: np.random.Generator) -> Piece:
     piece = Piece("fireplace", "")
-    brick = Material(tx.BRICK, vary(rng, (0.6, 0.3, 0.24)), vary(rng, (0.5, 0.25, 0.2)), (0.7, 0.66, 0.6), scale=0.09, contrast=0.06, aspect=2.4, extra=0.5)
+    brick = Material(
+        tx.BRICK,
+        vary(rng, (0.6, 0.3, 0.24)),
+        vary(rng, (0.5, 0.25, 0.2)),
+        (0.7, 0.66, 0.6),
+        scale=0.09,
+        contrast=0.06,
+        aspect=2.4,
+        extra=0.5,
+    )
     frame = brick if rng.random() < 0.5 else stone(rng)
     w = float(rng.uniform(0.6, 0.75))
     for sx in (-1, 1):
@@ -314,99 +348,9 @@ def fireplace(rng: np.random.Generator) -> Piece:
     return piece
 
 
-def bush(rng: np.random.Generator) -> Piece:
-    piece = Piece("bush", "green")
-    leaves = foliage(rng, rng.random() < 0.5)
-    size = float(rng.uniform(0.3, 0.55))
-    for _ in range(int(rng.integers(4, 8))):
-        s = size * float(rng.uniform(0.5, 0.9))
-        piece.sphere((float(rng.normal(0, 0.45)) * size, -s * float(rng.uniform(0.6, 1.5)), float(rng.normal(0, 0.45)) * size), s, leaves)
-    return piece
-
-
-def tree(rng: np.random.Generator) -> Piece:
-    piece = Piece("tree", "")
-    bark = Material(tx.PLANK, (0.34, 0.27, 0.2), (0.48, 0.4, 0.32), scale=0.05, contrast=0.6, aspect=4.0)
-    h, r = float(rng.uniform(1.4, 2.2)), float(rng.uniform(0.1, 0.18))
-    piece.cylinder(0, 0, r, h + 0.5, 0.0, bark)
-    leaves = foliage(rng, rng.random() < 0.2)
-    for _ in range(int(rng.integers(6, 11))):
-        s = float(rng.uniform(0.4, 0.8))
-        piece.sphere((float(rng.normal(0, 0.45)), -(h + 0.6 + float(rng.uniform(0, 1.2))), float(rng.normal(0, 0.45))), s, leaves)
-    return piece
-
-
-def planter(rng: np.random.Generator) -> Piece:
-    piece = Piece("planter", "stone")
-    w, h = float(rng.uniform(0.4, 0.8)), float(rng.uniform(0.3, 0.5))
-    edge = stone(rng) if rng.random() < 0.6 else wood(rng)
-    piece.stand(0, 0, 2 * w, 0.5, h, 0.0, edge)
-    leaves = foliage(rng, True)
-    for k in range(int(3 + 5 * w)):
-        s = float(rng.uniform(0.12, 0.22))
-        piece.sphere((-w + 0.15 + (2 * w - 0.3) * k / int(2 + 5 * w), -(h + s * float(rng.uniform(0.2, 0.9))), float(rng.normal(0, 0.06))), s, leaves)
-    return piece
-
-
-def fountain(rng: np.random.Generator) -> Piece:
-    piece = Piece("fountain", "stone")
-    material = stone(rng)
-    water = Material(tx.MARBLE, (0.25, 0.42, 0.48), (0.6, 0.75, 0.8), scale=3.0, contrast=0.6, gloss=0.9)
-    r = float(rng.uniform(0.6, 0.9))
-    piece.cylinder(0, 0, r, 0.38, 0.0, material)
-    piece.cylinder(0, 0, r - 0.1, 0.385, 0.3, water)
-    piece.cylinder(0, 0, 0.12, 1.0, 0.3, material)
-    piece.cylinder(0, 0, 0.38, 1.05, 0.95, material)
-    piece.cylinder(0, 0, 0.32, 1.056, 1.0, water)
-    piece.sphere((0, -1.2, 0), 0.15, material)
-    return piece
-
-
-def lamp_post(rng: np.random.Generator) -> Piece:
-    piece = Piece("lamp", "tall")
-    pole = paint(rng, pick_color(rng, ("black", "green", "grey"))[1], 0.3)
-    h = float(rng.uniform(2.2, 2.8))
-    piece.cylinder(0, 0, 0.12, 0.25, 0.0, pole)
-    piece.cylinder(0, 0, 0.04, h, 0.0, pole)
-    piece.cylinder(0, 0, 0.16, h + 0.36, h + 0.3, pole)
-    piece.cylinder(0, 0, 0.11, h + 0.3, h, Material(tx.PLAIN, (0.95, 0.92, 0.8), glow=0.4, contrast=0.05))
-    return piece
-
-
-def umbrella(rng: np.random.Generator) -> Piece:
-    name, color = pick_color(rng, ("red", "green", "blue", "yellow", "beige", "orange", "white"))
-    piece = Piece("umbrella", name)
-    cloth = Material(tx.STRIPES, color, vary(rng, (0.9, 0.88, 0.84)) if rng.random() < 0.5 else scaled(color, 0.8), scale=0.4, contrast=0.1)
-    piece.cylinder(0, 0, 0.5, 0.74, 0.7, wood(rng))
-    piece.cylinder(0, 0, 0.035, 2.3, 0.0, metal(rng))
-    piece.cylinder(0, 0, 0.2, 0.06, 0.0, stone(rng))
-    piece.cylinder(0, 0, 1.0, 2.14, 2.08, cloth)
-    piece.cylinder(0, 0, 0.62, 2.22, 2.14, cloth)
-    piece.cylinder(0, 0, 0.28, 2.3, 2.22, cloth)
-    return piece
-
-
-def statue(rng: np.random.Generator) -> Piece:
-    piece = Piece("statue", "stone")
-    material = stone(rng)
-    piece.stand(0, 0, 0.6, 0.6, 0.5, 0.0, material)
-    if rng.random() < 0.5:
-        piece.sphere((0, -0.88, 0), 0.38, material)
-        piece.sphere((0, -1.4, 0), 0.22, material)
-    else:
-        for k in range(4):
-            piece.box((0, -(0.65 + 0.3 * k), 0), (0.22 - 0.03 * k, 0.16, 0.22 - 0.03 * k), material, 0.35 * k)
-    return piece
-
-
 # (maker, weight, may stand free in the middle)
 INDOORS: list[tuple[Maker, float, bool]] = [
     (table, 1.6, True), (chair, 1.6, True), (stool, 0.6, True), (sofa, 1.6, True), (bed, 0.7, False), (bookshelf, 1.5, False),
     (cabinet, 1.6, False), (floor_lamp, 0.9, False), (plant, 1.2, True), (column, 0.5, True), (crates, 0.6, True), (block, 1.0, True),
     (television, 0.6, False), (fireplace, 0.5, False), (barrel, 0.3, True), (bench, 0.4, True),
-]  # fmt: skip
-OUTDOORS: list[tuple[Maker, float, bool]] = [
-    (bench, 1.4, True), (bush, 1.8, True), (tree, 1.5, True), (planter, 1.4, True), (fountain, 0.6, True), (lamp_post, 0.8, True),
-    (umbrella, 0.7, True), (statue, 0.8, True), (barrel, 0.8, True), (crates, 0.8, True), (table, 0.7, True), (chair, 0.8, True),
-    (column, 0.8, True), (block, 0.6, True), (plant, 0.8, True),
 ]  # fmt: skip

@@ -1,287 +1,17 @@
-"""The ray-caster and the distance field: two Warp kernels, the same source on CPU and GPU.
+"""The ray-caster and the distance field: two Warp kernels, the same source on CPU and GPU. Tables: see `tracing.py` and `scene.py`."""
 
-A world reaches the kernels as tables of float32 (built in `scene.py`):
-
-* `prims` (P, 4) vec4: [centre, kind], [half size, cos yaw], [sin yaw, material, seed, group], [texture offset, ambient share].
-* `groups` (G, 2) vec4: [lower corner, first prim], [upper corner, one past the last prim]: boxes that let a ray skip a whole table.
-* `mats` (M, 4) vec4, `env` vec4: see `scene.py`.
-* `parts` (K, 3) vec4: pieces of moving objects: [half size, kind], [material, seed, mover, 0], [offset in the mover's frame, bound].
-
-Kinds: 0 box, 1 vertical cylinder, 2 cylinder along its own x axis, 3 sphere. `yaw` turns about the world's y axis (which points down).
-"""
-
+# ruff: noqa: UP018  (in Warp float() makes a variable)
 from __future__ import annotations
 
 from spatia_model.geometry.warp_runtime import wp
-
-from spatia_model.worlds.textures import albedo, sky, step_to
+from spatia_model.worlds.shapes import MISS, hit_shape, shape_normal, surface_uv, to_local, to_world
+from spatia_model.worlds.textures import albedo, sky
+from spatia_model.worlds.tracing import static_sdf, trace_moving, trace_static
 
 wp.set_module_options({"enable_backward": False, "fast_math": True})
 
-BOX, CYLINDER, LYING_CYLINDER, SPHERE = range(4)
 FAR = 50.0  # metres: the depth of the sky
 FAR_ = wp.constant(50.0)
-MISS = wp.constant(1.0e9)
-
-
-@wp.func
-def to_local(p: wp.vec3, co: float, si: float) -> wp.vec3:
-    """World direction to the frame of a body turned by yaw about y."""
-    return wp.vec3(co * p[0] - si * p[2], p[1], si * p[0] + co * p[2])
-
-
-@wp.func
-def to_world(p: wp.vec3, co: float, si: float) -> wp.vec3:
-    return wp.vec3(co * p[0] + si * p[2], p[1], co * p[2] - si * p[0])
-
-
-@wp.func
-def safe_inverse(x: float) -> float:
-    y = x
-    if wp.abs(x) < 1.0e-9:
-        y = 1.0e-9
-    return 1.0 / y
-
-
-@wp.func
-def hit_shape(kind: int, o: wp.vec3, d: wp.vec3, h: wp.vec3) -> float:
-    """Distance along the ray (in units of d) to a body at the origin of its own frame, or MISS. The origin must be outside."""
-    best = float(MISS)
-    if kind == 0:
-        ix = safe_inverse(d[0])
-        iy = safe_inverse(d[1])
-        iz = safe_inverse(d[2])
-        ax = wp.abs(ix) * h[0]
-        ay = wp.abs(iy) * h[1]
-        az = wp.abs(iz) * h[2]
-        near = wp.max(wp.max(-o[0] * ix - ax, -o[1] * iy - ay), -o[2] * iz - az)
-        away = wp.min(wp.min(-o[0] * ix + ax, -o[1] * iy + ay), -o[2] * iz + az)
-        if near <= away and near > 0.0:
-            best = near
-    elif kind == 3:
-        a = wp.dot(d, d)
-        b = wp.dot(o, d)
-        disc = b * b - a * (wp.dot(o, o) - h[0] * h[0])
-        if disc > 0.0:
-            t = (-b - wp.sqrt(disc)) / a
-            if t > 0.0:
-                best = t
-    else:
-        p = o
-        e = d
-        g = h
-        if kind == 2:  # stand it up
-            p = wp.vec3(o[1], o[0], o[2])
-            e = wp.vec3(d[1], d[0], d[2])
-            g = wp.vec3(h[1], h[0], h[2])
-        a = e[0] * e[0] + e[2] * e[2]
-        b = p[0] * e[0] + p[2] * e[2]
-        disc = b * b - a * (p[0] * p[0] + p[2] * p[2] - g[0] * g[0])
-        if disc > 0.0 and a > 1.0e-12:
-            t = (-b - wp.sqrt(disc)) / a
-            if t > 0.0 and wp.abs(p[1] + t * e[1]) < g[1]:
-                best = t
-        iy = safe_inverse(e[1])
-        t = -p[1] * iy - wp.abs(iy) * g[1]
-        if t > 0.0 and t < best:
-            x = p[0] + t * e[0]
-            z = p[2] + t * e[2]
-            if x * x + z * z < g[0] * g[0]:
-                best = t
-    return best
-
-
-@wp.func
-def shape_distance(kind: int, p: wp.vec3, h: wp.vec3) -> float:
-    """Signed distance to a body in its own frame (negative inside)."""
-    s = float(0.0)
-    if kind == 3:
-        s = wp.length(p) - h[0]
-    elif kind == 0:
-        q = wp.vec3(wp.abs(p[0]) - h[0], wp.abs(p[1]) - h[1], wp.abs(p[2]) - h[2])
-        m = wp.vec3(wp.max(q[0], 0.0), wp.max(q[1], 0.0), wp.max(q[2], 0.0))
-        s = wp.length(m) + wp.min(wp.max(q[0], wp.max(q[1], q[2])), 0.0)
-    else:
-        r = wp.sqrt(p[0] * p[0] + p[2] * p[2]) - h[0]
-        l = wp.abs(p[1]) - h[1]
-        if kind == 2:
-            r = wp.sqrt(p[1] * p[1] + p[2] * p[2]) - h[1]
-            l = wp.abs(p[0]) - h[0]
-        m0 = wp.max(r, 0.0)
-        m1 = wp.max(l, 0.0)
-        s = wp.sqrt(m0 * m0 + m1 * m1) + wp.min(wp.max(r, l), 0.0)
-    return s
-
-
-@wp.func
-def shape_normal(kind: int, p: wp.vec3, h: wp.vec3) -> wp.vec3:
-    """Outward normal at a point of the surface, in the body's own frame."""
-    n = wp.vec3(0.0, 0.0, 0.0)
-    if kind == 3:
-        n = p / h[0]
-    elif kind == 0:
-        x = wp.abs(p[0]) - h[0]
-        y = wp.abs(p[1]) - h[1]
-        z = wp.abs(p[2]) - h[2]
-        if x >= y and x >= z:
-            n = wp.vec3(wp.sign(p[0]), 0.0, 0.0)
-        elif y >= z:
-            n = wp.vec3(0.0, wp.sign(p[1]), 0.0)
-        else:
-            n = wp.vec3(0.0, 0.0, wp.sign(p[2]))
-    elif kind == 1:
-        r = wp.sqrt(p[0] * p[0] + p[2] * p[2])
-        if r - h[0] >= wp.abs(p[1]) - h[1]:
-            n = wp.vec3(p[0] / r, 0.0, p[2] / r)
-        else:
-            n = wp.vec3(0.0, wp.sign(p[1]), 0.0)
-    else:
-        r = wp.sqrt(p[1] * p[1] + p[2] * p[2])
-        if r - h[1] >= wp.abs(p[0]) - h[0]:
-            n = wp.vec3(0.0, p[1] / r, p[2] / r)
-        else:
-            n = wp.vec3(wp.sign(p[0]), 0.0, 0.0)
-    return n
-
-
-@wp.func
-def surface_uv(kind: int, p: wp.vec3, n: wp.vec3, h: wp.vec3) -> wp.vec4:
-    """Coordinates on the surface in metres and the half sizes of the face: (u, v, hu, hv)."""
-    out = wp.vec4(p[0], p[1], h[0], h[1])
-    if kind == 0:
-        if wp.abs(n[0]) > 0.5:
-            out = wp.vec4(p[2] * n[0], p[1], h[2], h[1])
-        elif wp.abs(n[1]) > 0.5:
-            if h[0] >= h[2]:
-                out = wp.vec4(p[0], p[2], h[0], h[2])
-            else:
-                out = wp.vec4(p[2], p[0], h[2], h[0])
-        else:
-            out = wp.vec4(-p[0] * n[2], p[1], h[0], h[1])
-    elif kind == 3:
-        out = wp.vec4(wp.atan2(p[2], p[0]) * h[0], wp.asin(wp.clamp(p[1] / h[0], -1.0, 1.0)) * h[0], h[0], h[0])
-    elif kind == 1:
-        if wp.abs(n[1]) > 0.5:
-            out = wp.vec4(p[0], p[2], h[0], h[0])
-        else:
-            out = wp.vec4(wp.atan2(p[2], p[0]) * h[0], p[1], 3.14159 * h[0], h[1])
-    else:
-        if wp.abs(n[0]) > 0.5:
-            out = wp.vec4(p[1], p[2], h[1], h[1])
-        else:
-            out = wp.vec4(p[0], wp.atan2(p[2], p[1]) * h[1], h[0], 3.14159 * h[1])
-    return out
-
-
-@wp.func
-def trace_static(
-    o: wp.vec3,
-    d: wp.vec3,
-    limit: float,
-    any_hit: int,
-    row: int,
-    order: wp.array2d(dtype=int),
-    prims: wp.array2d(dtype=wp.vec4),
-    groups: wp.array2d(dtype=wp.vec4),
-) -> wp.vec2:
-    """Nearest static hit within `limit`: (t, prim or -1), over the groups in a row of `order` (its first entry says how many).
-
-    With any_hit the first one found is enough (shadows).
-    """
-    best = float(limit)
-    who = float(-1.0)
-    ix = safe_inverse(d[0])
-    iy = safe_inverse(d[1])
-    iz = safe_inverse(d[2])
-    sx = wp.abs(ix)
-    sy = wp.abs(iy)
-    sz = wp.abs(iz)
-    for i in range(order[row, 0]):
-        g = order[row, i + 1]
-        lo = groups[g, 0]
-        hi = groups[g, 1]
-        x0 = (lo[0] - o[0]) * ix
-        x1 = (hi[0] - o[0]) * ix
-        y0 = (lo[1] - o[1]) * iy
-        y1 = (hi[1] - o[1]) * iy
-        z0 = (lo[2] - o[2]) * iz
-        z1 = (hi[2] - o[2]) * iz
-        near = wp.max(wp.max(wp.min(x0, x1), wp.min(y0, y1)), wp.min(z0, z1))
-        away = wp.min(wp.min(wp.max(x0, x1), wp.max(y0, y1)), wp.max(z0, z1))
-        if near <= away and away > 0.0 and near < best:
-            for k in range(int(lo[3]), int(hi[3])):
-                a = prims[k, 0]
-                b = prims[k, 1]
-                si = prims[k, 2][0]
-                m = wp.vec3(o[0] - a[0], o[1] - a[1], o[2] - a[2])
-                t = float(MISS)
-                if si == 0.0 and a[3] == 0.0:  # an upright box along the axes: most of them
-                    cx = m[0] * ix
-                    cy = m[1] * iy
-                    cz = m[2] * iz
-                    ax = sx * b[0]
-                    ay = sy * b[1]
-                    az = sz * b[2]
-                    into = -wp.min(wp.min(cx + ax, cy + ay), cz + az)
-                    out = -wp.max(wp.max(cx - ax, cy - ay), cz - az)
-                    if into <= out and into > 0.0:
-                        t = into
-                else:
-                    t = hit_shape(int(a[3]), to_local(m, b[3], si), to_local(d, b[3], si), wp.vec3(b[0], b[1], b[2]))
-                if t < best:
-                    best = t
-                    who = float(k)
-            if any_hit == 1 and who >= 0.0:
-                break
-    return wp.vec2(best, who)
-
-
-@wp.func
-def trace_moving(
-    o: wp.vec3,
-    d: wp.vec3,
-    limit: float,
-    frame: int,
-    parts: wp.array2d(dtype=wp.vec4),
-    where: wp.array2d(dtype=wp.vec3),
-    turn: wp.array2d(dtype=wp.quat),
-) -> wp.vec2:
-    """Nearest hit with a moving part within `limit`: (t, part or -1)."""
-    best = float(limit)
-    who = float(-1.0)
-    a = wp.dot(d, d)
-    for k in range(parts.shape[0]):
-        m = o - where[frame, k]
-        b = wp.dot(m, d)
-        bound = parts[k, 2][3]
-        if b * b - a * (wp.dot(m, m) - bound * bound) > 0.0:
-            q = turn[frame, k]
-            h = parts[k, 0]
-            t = hit_shape(int(h[3]), wp.quat_rotate_inv(q, m), wp.quat_rotate_inv(q, d), wp.vec3(h[0], h[1], h[2]))
-            if t < best:
-                best = t
-                who = float(k)
-    return wp.vec2(best, who)
-
-
-@wp.func
-def static_sdf(p: wp.vec3, limit: float, prims: wp.array2d(dtype=wp.vec4), groups: wp.array2d(dtype=wp.vec4)) -> float:
-    """Signed distance to the union of the static bodies, exact below `limit`."""
-    best = float(limit)
-    for g in range(groups.shape[0]):
-        lo = groups[g, 0]
-        hi = groups[g, 1]
-        x = wp.max(wp.max(lo[0] - p[0], p[0] - hi[0]), 0.0)
-        y = wp.max(wp.max(lo[1] - p[1], p[1] - hi[1]), 0.0)
-        z = wp.max(wp.max(lo[2] - p[2], p[2] - hi[2]), 0.0)
-        near = x * x + y * y + z * z
-        if near == 0.0 or (best > 0.0 and near < best * best):
-            for k in range(int(lo[3]), int(hi[3])):
-                a = prims[k, 0]
-                b = prims[k, 1]
-                q = to_local(wp.vec3(p[0] - a[0], p[1] - a[1], p[2] - a[2]), b[3], prims[k, 2][0])
-                best = wp.min(best, shape_distance(int(a[3]), q, wp.vec3(b[0], b[1], b[2])))
-    return best
 
 
 @wp.kernel
@@ -478,20 +208,22 @@ def render_kernel(
                     to = wp.vec3(l0[0], l0[1], l0[2])
                     power = float(1.0)
                     reach = float(FAR_)
+                    hide = float(0.0)
                     if l0[3] > 0.5:
                         to = to - p
                         reach = wp.length(to)
                         to = to / reach
+                        hide = wp.min(0.3, 0.9 * reach)  # the light sits in its bulb, which must not darken the room
                         power = 1.0 / (1.0 + reach * reach * 0.18)
                     lam = wp.dot(n_world, to)
                     if lam > 0.0:
                         dark = float(0.0)
                         if l1[3] > 0.5:
-                            blocked = trace_static(start, to, reach - 0.02, 1, poses.shape[0], order, prims, groups)
+                            blocked = trace_static(start, to, reach - hide, 1, poses.shape[0], order, prims, groups)
                             if blocked[1] >= 0.0:
                                 dark = 1.0
                             else:
-                                blocked = trace_moving(start, to, reach - 0.02, f, parts, where, turn)
+                                blocked = trace_moving(start, to, reach - hide, f, parts, where, turn)
                                 if blocked[1] >= 0.0:
                                     dark = 1.0
                         amount = power * (1.0 - dark)

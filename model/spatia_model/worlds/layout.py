@@ -9,7 +9,14 @@ import numpy as np
 
 from spatia_model.worlds import furniture as fu
 from spatia_model.worlds import textures as tx
-from spatia_model.worlds.palette import floor_material, foliage, ground_material, metal, paint, pick_color, scaled, stone, vary, wall_material, wood
+from spatia_model.worlds.palette import (
+    metal,
+    paint,
+    pick_color,
+    scaled,
+    vary,
+    wood,
+)
 from spatia_model.worlds.scene import Material, Piece, Scene, wall
 
 
@@ -45,7 +52,9 @@ def side_pose(plan: Plan, side: int, at: float, off: float) -> tuple[float, floa
     return -plan.width / 2 + off, at, -math.pi / 2
 
 
-def furnish(scene: Scene, plan: Plan, rng: np.random.Generator, makers: list[tuple[fu.Maker, float, bool]], count: int, wall_share: float) -> None:
+def furnish(
+    scene: Scene, plan: Plan, rng: np.random.Generator, makers: list[tuple[fu.Maker, float, bool]], count: int, wall_share: float
+) -> None:
     """Place about `count` pieces, some along the walls looking inwards, some free with passages of 0.7 m around them."""
     weights = np.array([m[1] for m in makers])
     weights = weights * rng.uniform(0.3, 1.7, len(weights))  # every place has its own taste
@@ -89,7 +98,9 @@ def furnish(scene: Scene, plan: Plan, rng: np.random.Generator, makers: list[tup
                             plan.taken.insert(0, (cx - 0.3, cz - 0.3, cx + 0.3, cz + 0.3))
 
 
-def window_frame(piece: Piece, along_x: bool, line: float, a: float, b: float, bottom: float, top: float, material: Material, bars: int) -> None:
+def window_frame(
+    piece: Piece, along_x: bool, line: float, a: float, b: float, bottom: float, top: float, material: Material, bars: int
+) -> None:
     """Frame and glazing bars of a window in a wall."""
 
     def bar(s0: float, s1: float, y0: float, y1: float, thick: float) -> None:
@@ -150,7 +161,10 @@ def hang(scene: Scene, plan: Plan, rng: np.random.Generator, count: int, busy: l
             board = wood(rng)
             piece.box((0, -y, -0.1), (w, 0.02, 0.12), board)
             fu.clutter(rng, piece, w, 0.08, y + 0.02, int(rng.integers(2, 5)))
-            piece.bodies = [b if i == 0 else type(b)(b.kind, (b.centre[0], b.centre[1], b.centre[2] - 0.1), b.half, b.material, b.yaw) for i, b in enumerate(piece.bodies)]
+            piece.bodies = [
+                b if i == 0 else type(b)(b.kind, (b.centre[0], b.centre[1], b.centre[2] - 0.1), b.half, b.material, b.yaw)
+                for i, b in enumerate(piece.bodies)
+            ]
         else:
             piece = Piece("clock", "round")
             piece.lying((0, -y, 0), 0.03, 0.17, paint(rng, (0.92, 0.91, 0.88)), math.pi / 2)
@@ -169,9 +183,17 @@ def mood(scene: Scene, rng: np.random.Generator, outdoors: bool) -> tuple[np.nda
     cover = {"clear": -0.3, "cloudy": 0.05, "overcast": 0.4, "evening": -0.1}[what] + float(rng.normal(0, 0.1))
     env[0] = [*(np.square(vary(rng, zenith, 0.03)) * 1.5), cover]
     env[1] = [*(np.square(vary(rng, horizon, 0.03)) * 1.5), float(rng.uniform(0.5, 1.4))]
-    env[5] = [*np.square(vary(rng, [(0.3, 0.38, 0.3), (0.45, 0.5, 0.58), (0.35, 0.42, 0.25)][int(rng.integers(3))], 0.04)), float(rng.uniform(0.02, 0.2))]
+    env[5] = [
+        *np.square(vary(rng, [(0.3, 0.38, 0.3), (0.45, 0.5, 0.58), (0.35, 0.42, 0.25)][int(rng.integers(3))], 0.04)),
+        float(rng.uniform(0.02, 0.2)),
+    ]
     cloud = 0.75 if what == "overcast" else (1.3 if what != "evening" else 1.0)
-    env[6] = [cloud, cloud * (0.8 if what == "evening" else 1.0), cloud * (0.65 if what == "evening" else 1.0), float(rng.integers(1, 1 << 15))]
+    env[6] = [
+        cloud,
+        cloud * (0.8 if what == "evening" else 1.0),
+        cloud * (0.65 if what == "evening" else 1.0),
+        float(rng.integers(1, 1 << 15)),
+    ]
     elevation = float(rng.uniform(0.2, 0.4)) if what == "evening" else float(rng.uniform(0.5, 1.15))
     azimuth = float(rng.uniform(-math.pi, math.pi))
     sun = np.array([math.cos(elevation) * math.cos(azimuth), -math.sin(elevation), math.cos(elevation) * math.sin(azimuth)])
@@ -183,89 +205,6 @@ def mood(scene: Scene, rng: np.random.Generator, outdoors: bool) -> tuple[np.nda
     if what == "evening":
         scene.env[4, :3] *= 1.15
     return sun, strength
-
-
-def build_room(rng: np.random.Generator) -> tuple[Scene, Plan]:
-    scene = Scene(rng)
-    width, depth, height = float(rng.uniform(4, 9)), float(rng.uniform(4, 9)), float(rng.uniform(2.4, 3.5))
-    plan = Plan("room", width, depth, height)
-    plan.wall_words, walls = wall_material(rng, False)
-    plan.floor_words, floor = floor_material(rng)
-    sun, strength = mood(scene, rng, False)
-    hx, hz, thick = width / 2, depth / 2, 0.24
-    shell = Piece("floor", "")
-    shell.box((0, 0.1, 0), (hx + thick, 0.1, hz + thick), floor)
-    scene.add(shell, anchored=True)
-    roof = Piece("ceiling", "")
-    above = paint(rng, vary(rng, (0.88, 0.87, 0.84), 0.03), 0.0) if rng.random() < 0.75 else wall_material(rng, False)[1]
-    roof.box((0, -height - 0.1, 0), (hx + thick, 0.1, hz + thick), above)
-    if rng.random() < 0.3:  # beams
-        beam = wood(rng)
-        for k in range(int(rng.integers(2, 5))):
-            roof.box((-hx + width * (k + 0.5) / 4, -height + 0.08, 0), (0.08, 0.08, hz), beam)
-    scene.add(roof, anchored=True)
-    windows = int(rng.choice([0, 1, 1, 2, 2, 3]))
-    sides = list(rng.permutation(4))
-    busy: list[tuple[int, float, float]] = []
-    openings: dict[int, list[tuple[float, float, float, float]]] = {s: [] for s in range(4)}
-    frame = paint(rng, pick_color(rng, ("white", "white", "brown", "black"))[1], 0.1)
-    for side in sides[:windows]:
-        span = hx if side in (0, 2) else hz
-        for _ in range(int(rng.integers(1, 3))):
-            w = float(rng.uniform(0.4, 0.9))
-            at = float(rng.uniform(-span + w + 0.3, span - w - 0.3))
-            bottom, top = float(rng.uniform(0.5, 1.0)), float(rng.uniform(1.9, min(2.3, height - 0.15)))
-            if any(s == side and at + w + 0.15 > a and at - w - 0.15 < b for s, a, b in busy):
-                continue
-            openings[side].append((at - w, at + w, bottom, top))
-            busy.append((side, at - w - 0.15, at + w + 0.15))
-    accent = wall_material(rng, False)[1] if rng.random() < 0.3 else walls
-    for side in range(4):
-        along = side in (0, 2)
-        line = {0: -hz - thick / 2, 1: hx + thick / 2, 2: hz + thick / 2, 3: -hx - thick / 2}[side]
-        span = hx if along else hz + thick
-        piece = Piece("wall", "")
-        wall(piece, along, line, -span, span, height, thick, accent if side == sides[0] else walls, openings[side])
-        scene.add(piece, anchored=True)
-        for a, b, bottom, top in openings[side]:
-            bars = Piece("window", "")
-            window_frame(bars, along, line, a, b, bottom, top, frame, int(rng.integers(0, 3)))
-            scene.add(bars, anchored=True)
-    skirting = Piece("skirting", "")
-    tall = float(rng.uniform(0.06, 0.14))
-    for sx in (-1, 1):
-        skirting.stand(sx * (hx - 0.008), 0, 0.016, depth, tall, 0, frame)
-        skirting.stand(0, sx * (hz - 0.008), width, 0.016, tall, 0, frame)
-    scene.add(skirting, anchored=True)
-    if windows:  # a garden outside
-        garden = Piece("garden", "")
-        garden.box((0, 0.3, 0), (22.0, 0.1, 22.0), ground_material(rng)[1])
-        scene.add(garden, anchored=True)
-        for side in sides[:windows]:
-            for k in range(3):
-                x, z, yaw = side_pose(plan, side, float(rng.uniform(-3, 3)), -float(rng.uniform(2.5, 7.0)))
-                make = fu.tree if rng.random() < 0.4 else fu.bush
-                scene.add(make(rng), x, z, yaw, y=0.2)
-    for side in sides[windows : windows + int(rng.integers(1, 3))]:
-        span = hx if side in (0, 2) else hz
-        at = float(rng.uniform(-span + 0.7, span - 0.7))
-        x, z, yaw = side_pose(plan, side, at, 0.04)
-        scene.add(door(rng), x, z, yaw)
-        busy.append((side, at - 0.6, at + 0.6))
-        wide, deep = (0.55, 0.45) if side in (0, 2) else (0.45, 0.55)
-        plan.take(x, z, wide, deep)
-    partitions(scene, plan, rng, walls if rng.random() < 0.6 else wall_material(rng, False)[1])
-    for _ in range(int(rng.integers(0, 3))):  # rugs
-        w, d = float(rng.uniform(0.6, 1.5)), float(rng.uniform(0.5, 1.0))
-        x, z = float(rng.uniform(-hx + w, hx - w)), float(rng.uniform(-hz + d, hz - d))
-        rug = Piece("rug", "")
-        cloth = Material(tx.RUG, pick_color(rng)[1], pick_color(rng)[1], pick_color(rng)[1], scale=float(rng.uniform(2, 6)), contrast=0.4)
-        rug.stand(0, 0, 2 * w, 2 * d, 0.012, 0.0, cloth)
-        scene.add(rug, x, z, 0.0 if rng.random() < 0.7 else math.pi / 2 if w < hz and d < hx else 0.0)
-    furnish(scene, plan, rng, fu.INDOORS, int(np.clip(width * depth * 0.26, 7, 15)), 0.6)
-    hang(scene, plan, rng, int(rng.integers(3, 9)), busy)
-    lamps(scene, plan, rng, windows, sun, strength)
-    return scene, plan
 
 
 def partitions(scene: Scene, plan: Plan, rng: np.random.Generator, material: Material) -> None:
@@ -311,144 +250,3 @@ def partitions(scene: Scene, plan: Plan, rng: np.random.Generator, material: Mat
                 hung = Piece("picture", "")
                 hung.box((0, -1.5, 0), (w, h, 0.02), Material(tx.PICTURE, pick_color(rng)[1], pick_color(rng)[1], pick_color(rng)[1]))
                 scene.add(hung, *((s, at + off, 0.0) if flat else (at + off, s, math.pi / 2)))
-
-
-def lamps(scene: Scene, plan: Plan, rng: np.random.Generator, windows: int, sun: np.ndarray, strength: float) -> None:
-    """The room's light: lamps under the ceiling, daylight through the windows."""
-    env = scene.env
-    day = windows > 0 and rng.random() < 0.8
-    warm = vary(rng, [(1.0, 0.92, 0.8), (1.0, 0.84, 0.64), (0.95, 0.97, 1.0)][int(rng.integers(3))], 0.02)
-    if day and strength > 0:
-        scene.light(tuple(sun), (3.6 * strength, 3.3 * strength, 2.8 * strength), point=False)
-    elif windows == 0 or strength > 0:
-        env[0, :3] *= 0.25 if not day else 1.0
-        env[1, :3] *= 0.25 if not day else 1.0
-    power = float(rng.uniform(0.7, 1.1)) if day else float(rng.uniform(1.3, 2.0))
-    spots = [(float(rng.uniform(-0.2, 0.2)) * plan.width, float(rng.uniform(-0.2, 0.2)) * plan.depth)]
-    if plan.width * plan.depth > 40 and rng.random() < 0.5:
-        spots.append((-spots[0][0] * 1.5, -spots[0][1] * 1.5 + 0.8))
-    for i, (x, z) in enumerate(spots):
-        drop = float(rng.uniform(0.25, 0.7)) if plan.height > 2.7 else 0.12
-        lamp = Piece("lamp", "ceiling")
-        bulb = Material(tx.PLAIN, warm, contrast=0.02, glow=2.0)
-        y = plan.height - drop
-        lamp.cylinder(0, 0, 0.012, plan.height, y, paint(rng, (0.2, 0.2, 0.2)))
-        if rng.random() < 0.5:
-            lamp.sphere((0, -y, 0), 0.13, bulb)
-        else:
-            lamp.cylinder(0, 0, 0.22, y + 0.08, y - 0.06, bulb)
-        scene.add(lamp, x, z)
-        tint = (power * warm[0] ** 2, power * warm[1] ** 2, power * warm[2] ** 2)
-        scene.light((x, -(y - 0.18), z), tint, point=True, shadow=i == 0)
-    fill = float(rng.uniform(0.3, 0.5))
-    tone = np.square(vary(rng, (0.95, 0.94, 0.92), 0.02)) * fill
-    env[2] = [*(tone * 1.05), 0.85]
-    env[3] = [*(tone * np.square(vary(rng, (0.85, 0.8, 0.74), 0.02))), 0.004]
-    env[4, :3] *= 1.5
-
-
-def build_courtyard(rng: np.random.Generator) -> tuple[Scene, Plan]:
-    scene = Scene(rng)
-    width, depth, height = float(rng.uniform(8, 14)), float(rng.uniform(8, 14)), 6.0
-    plan = Plan("courtyard", width, depth, height)
-    plan.wall_words, walls = wall_material(rng, True)
-    plan.floor_words, floor = ground_material(rng)
-    sun, strength = mood(scene, rng, True)
-    hx, hz = width / 2, depth / 2
-    ground = Piece("ground", "")
-    ground.box((0, 0.1, 0), (24.0, 0.1, 24.0), floor)
-    scene.add(ground, anchored=True)
-    if rng.random() < 0.6:  # a path
-        path = Piece("path", "")
-        paving = ground_material(rng)[1]
-        at = float(rng.uniform(-0.25, 0.25))
-        if rng.random() < 0.5:
-            path.box((at * width, -0.005, 0), (float(rng.uniform(0.5, 0.9)), 0.006, hz), paving)
-        else:
-            path.box((0, -0.005, at * depth), (hx, 0.006, float(rng.uniform(0.5, 0.9))), paving)
-        scene.add(path, anchored=True)
-    for side in range(4):
-        border(scene, plan, rng, side, walls)
-    partitions(scene, plan, rng, walls if rng.random() < 0.6 else foliage(rng, True))
-    for _ in range(int(rng.integers(2, 6))):  # trees beyond the walls
-        a = float(rng.uniform(-math.pi, math.pi))
-        far = max(hx, hz) + float(rng.uniform(2.5, 7.0))
-        scene.add(fu.tree(rng), far * math.cos(a), far * math.sin(a))
-    furnish(scene, plan, rng, fu.OUTDOORS, int(np.clip(width * depth * 0.13, 8, 16)), 0.5)
-    if strength > 0:
-        low = sun[1] > -0.42
-        color = (3.0, 2.1, 1.25) if low else (3.0, 2.75, 2.35)
-        scene.light(tuple(sun), tuple(strength * c for c in color), point=False)
-    env = scene.env
-    bright = 1.0 if strength == 0 else 0.62
-    dome = (env[0, :3] + env[1, :3]) * 0.5
-    dome = dome / dome.mean() * bright
-    env[2] = [*(0.5 * dome + 0.5 * bright), 0.8]
-    env[3] = [*(np.square(floor.a) * bright * 0.7 + 0.08), float(rng.choice([0.002, 0.006, 0.015]))]
-    env[4, :3] *= 1.1
-    return scene, plan
-
-
-def border(scene: Scene, plan: Plan, rng: np.random.Generator, side: int, walls: Material) -> None:
-    """One side of a courtyard: a wall, a hedge, a fence or the front of a house."""
-    along = side in (0, 2)
-    span = (plan.width if along else plan.depth) / 2
-    what = str(rng.choice(["wall", "wall", "hedge", "fence", "house", "house"]))
-    x, z, yaw = side_pose(plan, side, 0.0, 0.0)
-    if what == "hedge":
-        piece = Piece("hedge", "green")
-        leaves = foliage(rng, rng.random() < 0.3)
-        h = float(rng.uniform(1.5, 2.4))
-        piece.stand(0, 0.4, 2 * span + 1.2, 0.8, h, 0.0, leaves)
-        for k in range(int(span * 2.2)):
-            r = float(rng.uniform(0.25, 0.42))
-            piece.sphere((-span + 2 * span * k / int(span * 2.2), -h + float(rng.uniform(0.0, 0.2)), 0.4), r, leaves)
-        scene.add(piece, x, z, yaw)
-        return
-    if what == "fence":
-        piece = Piece("fence", "wooden")
-        board = Material(tx.SIDING, *(vary(rng, c) for c in [(0.5, 0.38, 0.27), (0.6, 0.47, 0.34)]), scale=float(rng.uniform(0.12, 0.2)), contrast=0.3, aspect=20.0)
-        post = wood(rng)
-        h = float(rng.uniform(1.6, 2.1))
-        piece.stand(0, 0.08, 2 * span + 0.3, 0.05, h, 0.05, board)
-        for k in range(int(span) + 1):
-            piece.stand(-span + 2 * span * k / int(span), 0.08, 0.12, 0.12, h + 0.12, 0.0, post)
-        scene.add(piece, x, z, yaw)
-        return
-    own = walls if rng.random() < 0.6 else wall_material(rng, True)[1]
-    if what == "wall":
-        piece = Piece("wall", "")
-        h = float(rng.uniform(2.0, 3.2))
-        piece.stand(0, 0.15, 2 * span + 0.6, 0.3, h, 0.0, own)
-        piece.stand(0, 0.15, 2 * span + 0.7, 0.42, h + 0.08, h, stone(rng))
-        scene.add(piece, x, z, yaw)
-        if rng.random() < 0.5:
-            at = float(rng.uniform(-span + 1.0, span - 1.0))
-            gx, gz, gyaw = side_pose(plan, side, at, 0.03)
-            scene.add(door(rng, 1.0, 1.9), gx, gz, gyaw)
-        return
-    h = float(rng.uniform(3.6, 5.6))
-    front = Piece("house", "")
-    front.stand(0, 1.5, 2 * span + 0.8, 3.0, h, 0.0, own)
-    front.stand(0, 1.4, 2 * span + 1.6, 3.6, h + 0.25, h, Material(tx.SIDING, vary(rng, (0.5, 0.28, 0.2)), vary(rng, (0.42, 0.24, 0.18)), scale=0.12, aspect=2.0))
-    scene.add(front, x, z, yaw)
-    frame = paint(rng, pick_color(rng, ("white", "brown", "green", "grey"))[1], 0.1)
-    glass = Material(tx.MARBLE, (0.16, 0.2, 0.26), (0.5, 0.6, 0.7), scale=1.0, contrast=0.5, gloss=0.9)
-    count = max(2, round(span * 0.9))
-    gate = int(rng.integers(count))
-    for k in range(count):
-        at = -span + 2 * span * (k + 0.5) / count
-        if k == gate:
-            dx, dz, dyaw = side_pose(plan, side, at, 0.03)
-            scene.add(door(rng, 1.0, 2.1), dx, dz, dyaw)
-        pane = Piece("window", "")
-        for floor in range(2):
-            y = 1.55 + 2.2 * floor
-            if (floor == 0 and k == gate) or y + 0.7 > h:
-                continue
-            pane.box((at, -y, 0.0), (0.45, 0.6, 0.03), frame)
-            pane.box((at, -y, -0.01), (0.38, 0.53, 0.03), glass)
-            pane.box((at, -y, -0.02), (0.03, 0.55, 0.03), frame)
-            pane.box((at, -y + 0.65, -0.06), (0.55, 0.04, 0.1), frame)
-        if pane.bodies:
-            scene.add(pane, x, z, yaw)

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 
 from spatia_model.worlds import textures as tx
-from spatia_model.worlds.kernel import BOX, CYLINDER, SPHERE
 from spatia_model.worlds.palette import MOVER_COLORS
 from spatia_model.worlds.scene import Material
+from spatia_model.worlds.shapes import BOX, CYLINDER, SPHERE
 
 MOTIONS = ("roll", "slide", "bounce", "swing")
 SCHEDULE_SECONDS = 64  # after this the schedule runs backwards, and so on
@@ -88,11 +88,23 @@ class Mover:
         dark = (rgb[0] * 0.55, rgb[1] * 0.55, rgb[2] * 0.55)
         skin = Material(self.pattern, rgb, dark, dark, scale=r * 0.7, contrast=0.06, gloss=0.25, glow=0.12, extra=6.0)
         kind, half = {"ball": (SPHERE, (r, r, r)), "box": (BOX, (r, r, r)), "cylinder": (CYLINDER, (r, r, r))}[self.shape]
-        rows = [[[*half, kind], [materials.setdefault(skin, len(materials)), self.seed, index, 0.0], [0.0, 0.0, 0.0, self.bounding_radius * 1.001]]]
+        rows = [
+            [
+                [*half, kind],
+                [materials.setdefault(skin, len(materials)), self.seed, index, 0.0],
+                [0.0, 0.0, 0.0, self.bounding_radius * 1.001],
+            ]
+        ]
         if self.motion == "swing":
             cord = Material(tx.PLAIN, dark, glow=0.05)
             length = (self.rope - r) / 2
-            rows.append([[0.018, length, 0.018, CYLINDER], [materials.setdefault(cord, len(materials)), 1, index, 0.0], [0.0, 0.0, 0.0, length + 0.03]])
+            rows.append(
+                [
+                    [0.018, length, 0.018, CYLINDER],
+                    [materials.setdefault(cord, len(materials)), 1, index, 0.0],
+                    [0.0, 0.0, 0.0, length + 0.03],
+                ]
+            )
         return rows
 
     def poses(self, times: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -125,7 +137,13 @@ def quaternion_product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     ax, ay, az, aw = a.unbind(-1)
     bx, by, bz, bw = b.unbind(-1)
     return torch.stack(
-        (aw * bx + ax * bw + ay * bz - az * by, aw * by - ax * bz + ay * bw + az * bx, aw * bz + ax * by - ay * bx + az * bw, aw * bw - ax * bx - ay * by - az * bz), -1
+        (
+            aw * bx + ax * bw + ay * bz - az * by,
+            aw * by - ax * bz + ay * bw + az * bx,
+            aw * bz + ax * by - ay * bx + az * bw,
+            aw * bw - ax * bx - ay * by - az * bz,
+        ),
+        -1,
     )
 
 
@@ -152,7 +170,12 @@ def make_schedule(rng: np.random.Generator, reach: float, speed: float) -> tuple
 
 def draw_mover(rng: np.random.Generator, motion: str, color_name: str) -> Mover:
     """A mover without its place: shape, size and looks."""
-    shape = {"roll": "ball", "bounce": "ball", "slide": str(rng.choice(["box", "box", "cylinder"])), "swing": str(rng.choice(["ball", "ball", "box"]))}[motion]
+    shape = {
+        "roll": "ball",
+        "bounce": "ball",
+        "slide": str(rng.choice(["box", "box", "cylinder"])),
+        "swing": str(rng.choice(["ball", "ball", "box"])),
+    }[motion]
     radius = float(rng.uniform(0.13, 0.28)) if shape == "ball" else float(rng.uniform(0.12, 0.22))
     pattern = int(rng.choice([tx.BALL, tx.BALL, tx.SPOTS])) if shape == "ball" else int(rng.choice([tx.PLAIN, tx.STRIPES]))
     hop = float(rng.uniform(0.25, 0.6)) if motion == "bounce" else 0.0

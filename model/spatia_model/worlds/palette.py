@@ -63,12 +63,19 @@ def pick_color(rng: np.random.Generator, names: tuple[str, ...] | None = None) -
 def wood(rng: np.random.Generator) -> Material:
     a, b = WOODS[int(rng.integers(len(WOODS)))]
     return Material(
-        tx.WOOD, vary(rng, a, 0.03), vary(rng, b, 0.03), scale=float(rng.uniform(12, 40)), contrast=float(rng.uniform(0.25, 0.6)), gloss=float(rng.choice([0.0, 0.15, 0.4]))
+        tx.WOOD,
+        vary(rng, a, 0.03),
+        vary(rng, b, 0.03),
+        scale=float(rng.uniform(12, 40)),
+        contrast=float(rng.uniform(0.25, 0.6)),
+        gloss=float(rng.choice([0.0, 0.15, 0.4])),
     )
 
 
 def paint(rng: np.random.Generator, color: Vec, gloss: float | None = None) -> Material:
-    return Material(tx.PLAIN, color, contrast=float(rng.uniform(0.04, 0.14)), gloss=float(rng.choice([0.0, 0.1, 0.5])) if gloss is None else gloss)
+    return Material(
+        tx.PLAIN, color, contrast=float(rng.uniform(0.04, 0.14)), gloss=float(rng.choice([0.0, 0.1, 0.5])) if gloss is None else gloss
+    )
 
 
 def metal(rng: np.random.Generator) -> Material:
@@ -81,7 +88,13 @@ def fabric(rng: np.random.Generator, color: Vec) -> Material:
     if rng.random() < 0.25:
         other = pick_color(rng)[1]
         return Material(tx.STRIPES, color, other, scale=float(rng.uniform(0.08, 0.25)), contrast=0.12)
-    return Material(tx.FABRIC, color, scaled(color, float(rng.choice([0.7, 1.25]))), scale=float(rng.uniform(30, 90)), contrast=float(rng.uniform(0.3, 0.8)))
+    return Material(
+        tx.FABRIC,
+        color,
+        scaled(color, float(rng.choice([0.7, 1.25]))),
+        scale=float(rng.uniform(30, 90)),
+        contrast=float(rng.uniform(0.3, 0.8)),
+    )
 
 
 def foliage(rng: np.random.Generator, flowers: bool = False) -> Material:
@@ -99,7 +112,11 @@ def stone(rng: np.random.Generator) -> Material:
 
 def wall_material(rng: np.random.Generator, outdoors: bool) -> tuple[str, Material]:
     """A wall and its name in captions, e.g. "white brick"."""
-    choices = ["brick", "brick", "stone", "plaster", "wooden"] if outdoors else ["plaster", "plaster", "brick", "striped", "patterned", "patterned", "wooden", "stone", "tiled", "plain"]
+    choices = (
+        ["brick", "brick", "stone", "plaster", "wooden"]
+        if outdoors
+        else ["plaster", "plaster", "brick", "striped", "patterned", "patterned", "wooden", "stone", "tiled", "plain"]
+    )
     what = str(rng.choice(choices))
     names = ("white", "grey", "beige", "yellow", "green", "blue", "pink", "orange", "red", "brown", "purple")
     weights = np.array([4, 2, 3, 1.5, 1.5, 1.5, 1, 1, 0.7, 0.7, 0.6])
@@ -108,44 +125,102 @@ def wall_material(rng: np.random.Generator, outdoors: bool) -> tuple[str, Materi
         name, a = pick_color(rng, (str(rng.choice(["red", "brown", "white", "grey", "beige", "orange"])),))
         b = vary(rng, scaled(a, float(rng.uniform(0.7, 1.2))), 0.04)
         mortar = vary(rng, [(0.75, 0.72, 0.68), (0.5, 0.48, 0.46), (0.85, 0.84, 0.82)][int(rng.integers(3))], 0.03)
-        return f"{name} brick", Material(tx.BRICK, a, b, mortar, scale=float(rng.uniform(0.08, 0.2)), contrast=float(rng.uniform(0.04, 0.09)), aspect=float(rng.uniform(1.8, 3.2)), extra=0.5)
+        return f"{name} brick", Material(
+            tx.BRICK,
+            a,
+            b,
+            mortar,
+            scale=float(rng.uniform(0.08, 0.2)),
+            contrast=float(rng.uniform(0.04, 0.09)),
+            aspect=float(rng.uniform(1.8, 3.2)),
+            extra=0.5,
+        )
     if what == "stone":
         name, a = pick_color(rng, (str(rng.choice(["grey", "beige", "brown"])),))
-        return f"{name} stone", Material(tx.COBBLE, a, vary(rng, scaled(a, 0.75), 0.03), scaled(a, 0.5), scale=float(rng.uniform(0.2, 0.42)), contrast=0.05)
+        return f"{name} stone", Material(
+            tx.COBBLE, a, vary(rng, scaled(a, 0.75), 0.03), scaled(a, 0.5), scale=float(rng.uniform(0.2, 0.42)), contrast=0.05
+        )
     if what == "tiled":
         other = pick_color(rng)[1] if rng.random() < 0.3 else vary(rng, a, 0.05)
         kind = tx.CHECKER if rng.random() < 0.3 else tx.BRICK
-        return f"{name} tiled", Material(kind, a, other, (0.8, 0.8, 0.78), scale=float(rng.uniform(0.12, 0.3)), contrast=0.02, gloss=0.6, aspect=float(rng.choice([1.0, 2.0])), extra=float(rng.choice([0.0, 0.5])))
+        return f"{name} tiled", Material(
+            kind,
+            a,
+            other,
+            (0.8, 0.8, 0.78),
+            scale=float(rng.uniform(0.12, 0.3)),
+            contrast=0.02,
+            gloss=0.6,
+            aspect=float(rng.choice([1.0, 2.0])),
+            extra=float(rng.choice([0.0, 0.5])),
+        )
     if what == "striped":
-        return f"{name} striped", Material(tx.STRIPES, a, vary(rng, scaled(a, float(rng.choice([0.8, 0.88, 1.12]))), 0.03), scale=float(rng.uniform(0.12, 0.5)), contrast=0.05)
+        return f"{name} striped", Material(
+            tx.STRIPES,
+            a,
+            vary(rng, scaled(a, float(rng.choice([0.8, 0.88, 1.12]))), 0.03),
+            scale=float(rng.uniform(0.12, 0.5)),
+            contrast=0.05,
+        )
     if what == "patterned":
         b = vary(rng, scaled(a, float(rng.uniform(0.6, 0.85))), 0.05) if rng.random() < 0.7 else pick_color(rng)[1]
-        return f"{name} patterned", Material(tx.WALLPAPER, a, b, scale=float(rng.uniform(0.16, 0.5)), contrast=0.06, aspect=float(rng.uniform(0.2, 0.42)), extra=float(rng.integers(2, 8)))
+        return f"{name} patterned", Material(
+            tx.WALLPAPER,
+            a,
+            b,
+            scale=float(rng.uniform(0.16, 0.5)),
+            contrast=0.06,
+            aspect=float(rng.uniform(0.2, 0.42)),
+            extra=float(rng.integers(2, 8)),
+        )
     if what == "wooden":
         a, b = WOODS[int(rng.integers(len(WOODS)))]
         if rng.random() < 0.5:
-            return "wooden", Material(tx.SIDING, vary(rng, a), vary(rng, b), scale=float(rng.uniform(0.1, 0.22)), contrast=0.25, aspect=12.0)
+            return "wooden", Material(
+                tx.SIDING, vary(rng, a), vary(rng, b), scale=float(rng.uniform(0.1, 0.22)), contrast=0.25, aspect=12.0
+            )
         return "wooden", Material(tx.PLANK, vary(rng, a), vary(rng, b), scale=float(rng.uniform(0.1, 0.25)), contrast=0.35, aspect=9.0)
     if what == "plain":
         return f"{name} plain", Material(tx.PLAIN, a, contrast=0.04)
-    return f"{name} plaster", Material(tx.PLASTER, scaled(a, 0.9), scaled(a, 1.08), scale=float(rng.uniform(1.2, 4)), contrast=float(rng.uniform(0.25, 0.8)))
+    return f"{name} plaster", Material(
+        tx.PLASTER, scaled(a, 0.9), scaled(a, 1.08), scale=float(rng.uniform(1.2, 4)), contrast=float(rng.uniform(0.25, 0.8))
+    )
 
 
 def floor_material(rng: np.random.Generator) -> tuple[str, Material]:
     what = str(rng.choice(["wooden", "wooden", "wooden", "tiled", "checkered", "carpet", "stone", "marble", "concrete"]))
     if what == "wooden":
         a, b = WOODS[int(rng.integers(len(WOODS)))]
-        return "wooden", Material(tx.PLANK, vary(rng, a), vary(rng, b), scale=float(rng.uniform(0.09, 0.22)), contrast=float(rng.uniform(0.3, 0.6)), gloss=float(rng.choice([0.0, 0.25])), aspect=float(rng.uniform(5, 10)))
+        return "wooden", Material(
+            tx.PLANK,
+            vary(rng, a),
+            vary(rng, b),
+            scale=float(rng.uniform(0.09, 0.22)),
+            contrast=float(rng.uniform(0.3, 0.6)),
+            gloss=float(rng.choice([0.0, 0.25])),
+            aspect=float(rng.uniform(5, 10)),
+        )
     name, a = pick_color(rng, ("white", "grey", "beige", "brown", "red", "blue", "green"))
     if what == "tiled":
-        return f"{name} tiled", Material(tx.BRICK, a, vary(rng, scaled(a, 0.88), 0.04), scaled(a, 0.55), scale=float(rng.uniform(0.25, 0.6)), contrast=0.02, gloss=0.4, extra=float(rng.choice([0.0, 0.0, 0.5])))
+        return f"{name} tiled", Material(
+            tx.BRICK,
+            a,
+            vary(rng, scaled(a, 0.88), 0.04),
+            scaled(a, 0.55),
+            scale=float(rng.uniform(0.25, 0.6)),
+            contrast=0.02,
+            gloss=0.4,
+            extra=float(rng.choice([0.0, 0.0, 0.5])),
+        )
     if what == "checkered":
         b = pick_color(rng, ("black", "grey", "white", "brown"))[1]
         return "checkered", Material(tx.CHECKER, a, b, scaled(b, 0.6), scale=float(rng.uniform(0.3, 0.6)), contrast=0.01, gloss=0.4)
     if what == "carpet":
         return f"{name} carpet", Material(tx.FABRIC, a, scaled(a, 0.7), scale=float(rng.uniform(25, 60)), contrast=0.7)
     if what == "stone":
-        return f"{name} stone", Material(tx.COBBLE, a, vary(rng, scaled(a, 0.75)), scaled(a, 0.45), scale=float(rng.uniform(0.35, 0.8)), contrast=0.03)
+        return f"{name} stone", Material(
+            tx.COBBLE, a, vary(rng, scaled(a, 0.75)), scaled(a, 0.45), scale=float(rng.uniform(0.35, 0.8)), contrast=0.03
+        )
     if what == "marble":
         return f"{name} marble", Material(tx.MARBLE, a, scaled(a, 0.5), scale=float(rng.uniform(0.7, 1.6)), contrast=0.8, gloss=0.5)
     return "concrete", Material(tx.PLASTER, (0.48, 0.48, 0.47), (0.66, 0.65, 0.63), scale=float(rng.uniform(1.0, 3.0)), contrast=0.8)
@@ -154,17 +229,37 @@ def floor_material(rng: np.random.Generator) -> tuple[str, Material]:
 def ground_material(rng: np.random.Generator) -> tuple[str, Material]:
     what = str(rng.choice(["grass", "grass", "stone", "stone", "brick", "tiled", "gravel", "sand"]))
     if what == "grass":
-        return "grass", Material(tx.GRASS, vary(rng, (0.24, 0.36, 0.13), 0.03), vary(rng, (0.46, 0.58, 0.26), 0.03), vary(rng, (0.6, 0.58, 0.34), 0.04), contrast=0.3)
+        return "grass", Material(
+            tx.GRASS,
+            vary(rng, (0.24, 0.36, 0.13), 0.03),
+            vary(rng, (0.46, 0.58, 0.26), 0.03),
+            vary(rng, (0.6, 0.58, 0.34), 0.04),
+            contrast=0.3,
+        )
     if what == "stone":
         a = pick_color(rng, ("grey", "beige", "brown"))[1]
-        return "stone", Material(tx.COBBLE, a, vary(rng, scaled(a, 0.7)), scaled(a, 0.45), scale=float(rng.uniform(0.2, 0.6)), contrast=0.05)
+        return "stone", Material(
+            tx.COBBLE, a, vary(rng, scaled(a, 0.7)), scaled(a, 0.45), scale=float(rng.uniform(0.2, 0.6)), contrast=0.05
+        )
     if what == "brick":
         a = pick_color(rng, ("red", "brown", "orange"))[1]
-        return "brick", Material(tx.BRICK, a, scaled(a, 0.75), (0.5, 0.46, 0.4), scale=float(rng.uniform(0.12, 0.2)), contrast=0.05, aspect=2.0, extra=0.5)
+        return "brick", Material(
+            tx.BRICK, a, scaled(a, 0.75), (0.5, 0.46, 0.4), scale=float(rng.uniform(0.12, 0.2)), contrast=0.05, aspect=2.0, extra=0.5
+        )
     if what == "tiled":
         a = pick_color(rng, ("grey", "beige", "white"))[1]
-        return "tiled", Material(tx.BRICK, a, scaled(a, 0.85), scaled(a, 0.5), scale=float(rng.uniform(0.4, 0.8)), contrast=0.02, extra=float(rng.choice([0.0, 0.5])))
+        return "tiled", Material(
+            tx.BRICK,
+            a,
+            scaled(a, 0.85),
+            scaled(a, 0.5),
+            scale=float(rng.uniform(0.4, 0.8)),
+            contrast=0.02,
+            extra=float(rng.choice([0.0, 0.5])),
+        )
     if what == "gravel":
         a = pick_color(rng, ("grey", "beige"))[1]
         return "gravel", Material(tx.FOLIAGE, scaled(a, 0.65), scaled(a, 1.1), scale=float(rng.uniform(14, 24)))
-    return "sand", Material(tx.PLASTER, vary(rng, (0.62, 0.53, 0.38)), vary(rng, (0.8, 0.72, 0.55)), scale=float(rng.uniform(2, 5)), contrast=0.7)
+    return "sand", Material(
+        tx.PLASTER, vary(rng, (0.62, 0.53, 0.38)), vary(rng, (0.8, 0.72, 0.55)), scale=float(rng.uniform(2, 5)), contrast=0.7
+    )

@@ -1,5 +1,6 @@
 """Warp kernel behind `pictures.py`: overlapping shapes seen from the front, over leaves, over a background."""
 
+# ruff: noqa: UP018  (in Warp float() makes a variable)
 from __future__ import annotations
 
 from spatia_model.geometry.warp_runtime import wp
@@ -35,7 +36,9 @@ def pattern(kind: int, u: float, v: float, seed: int, fp: float, scale: float) -
         n = 1.3 * fbm(u * scale * 0.25, v * scale * 2.0, seed, fp * scale * 1.2, 5)
     elif kind == 3:
         w = wp.clamp(1.6 - fp * scale * 1.6, 0.0, 1.0)
-        n = w * wp.sin(6.2832 * (u * scale + 0.35 * fbm(u * 4.0, v * 4.0, seed, fp * 4.0, 3))) + 0.5 * fbm(u * 9.0, v * 9.0, seed, fp * 9.0, 4)
+        n = w * wp.sin(6.2832 * (u * scale + 0.35 * fbm(u * 4.0, v * 4.0, seed, fp * 4.0, 3))) + 0.5 * fbm(
+            u * 9.0, v * 9.0, seed, fp * 9.0, 4
+        )
     elif kind == 4:
         c = cells(u * scale, v * scale, seed)
         n = wp.clamp(1.6 - fp * scale * 1.4, 0.0, 1.0) * (1.6 * c[2] - 0.8 - 0.9 * wp.clamp(0.3 - c[1] * 2.0, 0.0, 0.3) / 0.3)
@@ -58,7 +61,9 @@ def pattern(kind: int, u: float, v: float, seed: int, fp: float, scale: float) -
 
 @wp.kernel
 def picture_kernel(
-    shapes: wp.array2d(dtype=wp.vec4),  # (N, 4): [x, y, rx, ry], [cos, sin, kind, seed], [rgb, texture strength], [slope rgb, texture kind + scale / 1000]
+    shapes: wp.array2d(
+        dtype=wp.vec4
+    ),  # (N, 4): [x, y, rx, ry], [cos, sin, kind, seed], [rgb, texture strength], [slope rgb, texture kind + scale / 1000]
     ground: wp.array(dtype=wp.vec4),  # 4: [top rgb, seed], [bottom rgb, texture], [leaf rgb dark, leaf scale], [leaf rgb light, cover]
     horizon: float,
     soft: float,

@@ -42,7 +42,9 @@ def _paint(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
     shapes = np.zeros((count, 4, 4), np.float32)
     ratio = np.exp(rng.normal(0, rng.choice([0.15, 0.5, 0.9]), count))
     wide = width / min(width, height)
-    shapes[:, 0] = np.stack((rng.uniform(-0.1, wide + 0.1, count), rng.uniform(-0.1, height / min(width, height) + 0.1, count), size * ratio, size / ratio), -1)
+    shapes[:, 0] = np.stack(
+        (rng.uniform(-0.1, wide + 0.1, count), rng.uniform(-0.1, height / min(width, height) + 0.1, count), size * ratio, size / ratio), -1
+    )
     thin = rng.random(count) < rng.choice([0.0, 0.1, 0.4])
     shapes[thin, 0, 3] = rng.uniform(0.002, 0.01, int(thin.sum()))
     shapes[thin, 0, 2] = rng.uniform(0.05, 0.4, int(thin.sum()))
@@ -62,7 +64,10 @@ def _paint(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
         ground[2, :3] = np.array([0.12, 0.18, 0.06]) * rng.uniform(0.3, 1.5)
         ground[3, :3] = np.array([0.6, 0.7, 0.3]) * rng.uniform(0.6, 1.3) + rng.normal(0, 0.08, 3)
     ground[0, 3] = float(rng.integers(1, 1 << 15))
-    ground[1, 3] = float(rng.choice(8, p=[0.15, 0.4, 0.15, 0.03, 0.07, 0.05, 0.05, 0.1])) + float(np.exp(rng.uniform(math.log(2), math.log(50)))) / 1000
+    ground[1, 3] = (
+        float(rng.choice(8, p=[0.15, 0.4, 0.15, 0.03, 0.07, 0.05, 0.05, 0.1]))
+        + float(np.exp(rng.uniform(math.log(2), math.log(50)))) / 1000
+    )
     ground[2, 3] = float(np.exp(rng.uniform(math.log(0.015), math.log(0.12))))
     ground[3, 3] = float(rng.uniform(0.35, 0.95)) if rng.random() < 0.45 else 0.0
     out = np.empty((height, width, 3), np.float32)
@@ -140,5 +145,7 @@ def random_pan(rng: int | np.random.Generator, frames: int, size: int = 128) -> 
     c, s = torch.cos(turn) * zoom, torch.sin(turn) * zoom
     theta = torch.stack((torch.stack((c, -s, cx), -1), torch.stack((s, c, cy), -1)), 1)
     grid = torch.nn.functional.affine_grid(theta, [frames, 3, size, size], align_corners=False)
-    out = torch.nn.functional.grid_sample(picture.expand(frames, -1, -1, -1), grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    out = torch.nn.functional.grid_sample(
+        picture.expand(frames, -1, -1, -1), grid, mode="bilinear", padding_mode="reflection", align_corners=False
+    )
     return _noisy_bytes(rng, out.permute(0, 2, 3, 1).numpy(), float(rng.choice([0.0, 0.0, rng.uniform(0.002, 0.02)])))

@@ -63,7 +63,11 @@ def _place_lane(rng: np.random.Generator, sdf: Distance, plan: Plan, mover: Move
     length = float(reach[best])
     speed = float(min(rng.uniform(0.32, 0.85), length / 2))
     return replace(
-        mover, anchor=(float(x[best]), -mover.radius, float(z[best])), heading=float(heading[best]), reach=length, schedule=make_schedule(rng, length, speed)
+        mover,
+        anchor=(float(x[best]), -mover.radius, float(z[best])),
+        heading=float(heading[best]),
+        reach=length,
+        schedule=make_schedule(rng, length, speed),
     )
 
 

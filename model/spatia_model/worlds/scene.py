@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from spatia_model.worlds import textures as tx
-from spatia_model.worlds.kernel import BOX, CYLINDER, LYING_CYLINDER, SPHERE
+from spatia_model.worlds.shapes import BOX, CYLINDER, LYING_CYLINDER, SPHERE
 
 Vec = tuple[float, float, float]
 

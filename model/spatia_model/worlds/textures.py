@@ -4,6 +4,7 @@ Every texture maps a point of a surface to an albedo. `u, v` are metres on the s
 width of a pixel on the surface in metres: details finer than it fade to their mean, so that nothing flickers.
 """
 
+# ruff: noqa: UP018  (in Warp float() makes a variable)
 from __future__ import annotations
 
 from spatia_model.geometry.warp_runtime import wp
@@ -11,7 +12,28 @@ from spatia_model.geometry.warp_runtime import wp
 wp.set_module_options({"enable_backward": False, "fast_math": True})
 
 # Texture kinds, as stored in a material's first number.
-PLAIN, PLASTER, BRICK, CHECKER, PLANK, STRIPES, MARBLE, FABRIC, WALLPAPER, GRASS, COBBLE, PICTURE, FOLIAGE, BOOKS, RUG, WOOD, METAL, SIDING, BALL, SPOTS = range(20)
+(
+    PLAIN,
+    PLASTER,
+    BRICK,
+    CHECKER,
+    PLANK,
+    STRIPES,
+    MARBLE,
+    FABRIC,
+    WALLPAPER,
+    GRASS,
+    COBBLE,
+    PICTURE,
+    FOLIAGE,
+    BOOKS,
+    RUG,
+    WOOD,
+    METAL,
+    SIDING,
+    BALL,
+    SPOTS,
+) = range(20)
 
 
 @wp.func
@@ -141,7 +163,9 @@ def painting(x: float, y: float, s: int, fp: float, a: wp.vec3, b: wp.vec3) -> w
 
 
 @wp.func
-def albedo(m0: wp.vec4, m1: wp.vec4, m2: wp.vec4, m3: wp.vec4, u: float, v: float, hu: float, hv: float, seed: int, fp: float, q: wp.vec3) -> wp.vec3:
+def albedo(
+    m0: wp.vec4, m1: wp.vec4, m2: wp.vec4, m3: wp.vec4, u: float, v: float, hu: float, hv: float, seed: int, fp: float, q: wp.vec3
+) -> wp.vec3:
     """Albedo of a material (see `scene.Material`) at a surface point.
 
     `hu, hv` are the half sizes of the face in metres, `q` is the unit direction of the point in the body's own frame (balls).

@@ -92,10 +92,14 @@ def sample_path(
                 (
                     float(np.clip(0.55 * forward + rng.normal(0.16, 0.12 + 0.1 * wide), -0.3, 0.47)) * max_translation / 0.5,
                     float(np.clip(0.4 * sideways + rng.normal(0, 0.05), -0.2, 0.2)) * max_translation / 0.5,
-                    float(np.clip(0.6 * turn + rng.normal(0, 0.2 * wide), -0.95, 0.95)) * max_rotation if k < 16 else float(rng.choice([-0.9, 0.9])) * max_rotation,
+                    float(np.clip(0.6 * turn + rng.normal(0, 0.2 * wide), -0.95, 0.95)) * max_rotation
+                    if k < 16
+                    else float(rng.choice([-0.9, 0.9])) * max_rotation,
                 )
             )
-        new_pitch = float(np.clip(0.8 * pitch + rng.normal(0, 0.05), -0.3, 0.25)) if rng.random() > 0.08 else float(rng.uniform(-0.35, 0.25))
+        new_pitch = (
+            float(np.clip(0.8 * pitch + rng.normal(0, 0.05), -0.3, 0.25)) if rng.random() > 0.08 else float(rng.uniform(-0.35, 0.25))
+        )
         new_pitch = float(np.clip(new_pitch, pitch - 0.2, pitch + 0.2))
         new_roll = float(np.clip(0.6 * roll + rng.normal(0, 0.012), -0.06, 0.06))
         bob = float(np.clip(height + rng.normal(0, 0.02), -1.65, -1.1)) if abs(height) > 1.0 else height
@@ -103,7 +107,12 @@ def sample_path(
         ends = torch.stack(
             [
                 pose_from(
-                    x + f * math.sin(yaw + t / 2) + s * math.cos(yaw + t / 2), bob, z + f * math.cos(yaw + t / 2) - s * math.sin(yaw + t / 2), yaw + t, new_pitch, new_roll
+                    x + f * math.sin(yaw + t / 2) + s * math.cos(yaw + t / 2),
+                    bob,
+                    z + f * math.cos(yaw + t / 2) - s * math.sin(yaw + t / 2),
+                    yaw + t,
+                    new_pitch,
+                    new_roll,
                 )
                 for f, s, t in options
             ]

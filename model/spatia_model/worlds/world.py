@@ -8,16 +8,17 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from spatia_model.geometry.warp_runtime import wp
 
+from spatia_model.geometry.warp_runtime import wp
 from spatia_model.types import Camera, GroundTruth
 from spatia_model.worlds import captions
+from spatia_model.worlds.courtyards import build_courtyard
 from spatia_model.worlds.kernel import FAR, distance_kernel, render_kernel
-from spatia_model.worlds.layout import Plan, build_courtyard, build_room
+from spatia_model.worlds.layout import Plan
 from spatia_model.worlds.movers import MOTIONS, Mover
 from spatia_model.worlds.placing import place_mover, swing_frame
+from spatia_model.worlds.rooms import build_room
 from spatia_model.worlds.scene import Scene, Thing
-
 
 KINDS = ("room", "courtyard")
 MOVING = 1 << 20  # identities from here on belong to movers
@@ -26,7 +27,7 @@ EDGE = 0.05  # colour step between neighbours, of 1, from which a pixel is super
 
 @dataclass(frozen=True)
 class Tables:
-    """The static place as numbers, on the CPU (see `kernel.py`)."""
+    """The static place as numbers, on the CPU (see `tracing.py`)."""
 
     prims: np.ndarray
     groups: np.ndarray
@@ -105,7 +106,13 @@ class World:
     # -- pictures
 
     def render(
-        self, T_world_camera: torch.Tensor, camera: Camera, times: torch.Tensor, supersample: int = 2, device: str | torch.device = "cpu", threads: int | None = None
+        self,
+        T_world_camera: torch.Tensor,
+        camera: Camera,
+        times: torch.Tensor,
+        supersample: int = 2,
+        device: str | torch.device = "cpu",
+        threads: int | None = None,
     ) -> GroundTruth:
         """What a camera sees: poses (T, 4, 4) and seconds (T,) to rgb (T, H, W, 3) uint8, z-depth (T, H, W) and dynamic (T, H, W).
 
@@ -122,7 +129,13 @@ class World:
         return torch.where(ident >= MOVING, ident, group[torch.where(ident >= MOVING, 0, ident // 8 - 1)])
 
     def _trace(
-        self, T_world_camera: torch.Tensor, camera: Camera, times: torch.Tensor, supersample: int, device: str | torch.device, threads: int | None
+        self,
+        T_world_camera: torch.Tensor,
+        camera: Camera,
+        times: torch.Tensor,
+        supersample: int,
+        device: str | torch.device,
+        threads: int | None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         poses = torch.as_tensor(T_world_camera)
         times = torch.as_tensor(times)
@@ -252,7 +265,9 @@ class World:
         column = p[:, None].repeat(1, 5, 1)
         column[..., 1] = p[:, None, 1] + (low - p[:, None, 1]).clamp(min=0) * steps
         clear = (self.static_sdf(column.reshape(-1, 3), limit=radius + 0.01).reshape(-1, 5) > radius).all(1)
-        inside = (p[:, 0].abs() < self.plan.width / 2) & (p[:, 2].abs() < self.plan.depth / 2) & (p[:, 1] > -self.plan.height) & (p[:, 1] < 0)
+        inside = (
+            (p[:, 0].abs() < self.plan.width / 2) & (p[:, 2].abs() < self.plan.depth / 2) & (p[:, 1] > -self.plan.height) & (p[:, 1] < 0)
+        )
         return clear & inside & torch.isfinite(p).all(1)
 
     def free_cells(self) -> torch.Tensor:
@@ -278,7 +293,11 @@ class World:
         for _ in range(12):
             x, z = cells[int(rng.integers(len(cells)))].tolist()
             height = float(rng.uniform(1.2, 1.6))
-            poses.append(pose_from(x, -min(height, self.plan.height - 0.5), z, float(rng.uniform(-math.pi, math.pi)), float(rng.normal(-0.06, 0.06)), 0.0))
+            poses.append(
+                pose_from(
+                    x, -min(height, self.plan.height - 0.5), z, float(rng.uniform(-math.pi, math.pi)), float(rng.normal(-0.06, 0.06)), 0.0
+                )
+            )
         stack = torch.stack(poses)
         truth = self._trace(stack, camera, torch.zeros(12), 1, "cpu", 1)
         depth = truth[1].reshape(12, -1)
