@@ -77,7 +77,10 @@ def unproject(depth: torch.Tensor, T_world_camera: torch.Tensor, camera: Camera)
 
 
 def project(points_world: torch.Tensor, T_world_camera: torch.Tensor, camera: Camera) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pixels uv (T, N, 2) and z-depths z (T, N) of world points (N, 3). Where z <= 0 the point is behind the camera and uv means nothing."""
+    """Pixels uv (T, N, 2) and z-depths z (T, N) of world points (N, 3).
+
+    Where z <= 0 the point is behind the camera and uv means nothing.
+    """
     check_path(T_world_camera)
     if points_world.ndim != 2 or points_world.shape[-1] != 3:
         raise ValueError(f"points have shape {tuple(points_world.shape)}; expected (N, 3)")

@@ -79,13 +79,13 @@ def splat(
     """Draws points into every frame of a path.
 
     points (N, 3) float32 world metres; colors (N, 3) uint8; T_world_camera (T, 4, 4); radius: metres, one number or (N,): half a point's
-    size. Points nearer than `near` (m) along the optical axis are not drawn, nor those where `drawn` (N,) bool is False. `chunks` bounds runs of points for
-    culling. `threads` splits frames on the CPU. Raises ValueError on wrong shapes or types. `splat_reference` is the same in plain torch.
+    size. Points nearer than `near` (m) along the optical axis are not drawn, nor those where `drawn` (N,) bool is False. `chunks` bounds
+    runs of points for culling. `threads` splits frames on the CPU. Raises ValueError on wrong shapes or types. `splat_reference` is the
+    same in plain torch.
     """
     _check(points, colors, T_world_camera, radius)
-    from spatia_model.geometry.warp_runtime import wp
-
     from spatia_model.geometry import splat_kernels as kernels
+    from spatia_model.geometry.warp_runtime import wp
 
     style = style or SplatStyle()
     device = points.device
@@ -179,12 +179,11 @@ def look_through(
 ) -> torch.Tensor:
     """(N,) float32: for every point (N, 3), the summed weight of the frames whose free space holds it.
 
-    free (T, H, W): z-depth in metres up to which a pixel's ray is known to be empty (0: nothing known); weight (T, H, W) in 0..1, counted in 1/256.
-    A point counts where z < free * (1 - margin) - 2 * radius.
+    free (T, H, W): z-depth in metres up to which a pixel's ray is known to be empty (0: nothing known); weight (T, H, W) in 0..1, counted
+    in 1/256. A point counts where z < free * (1 - margin) - 2 * radius.
     """
-    from spatia_model.geometry.warp_runtime import wp
-
     from spatia_model.geometry import splat_kernels as kernels
+    from spatia_model.geometry.warp_runtime import wp
 
     check_path(T_world_camera)
     expected = (len(T_world_camera), camera.height, camera.width)
@@ -197,6 +196,12 @@ def look_through(
     lanes = _GPU_LANES if device.type == "cuda" else 1
     inputs = [wp.from_torch(entries), wp.from_torch(chunks.starts), lanes, wp.from_torch(points.contiguous(), dtype=wp.vec3)]
     inputs += [wp.from_torch(radius.contiguous()), wp.from_torch(T_camera_world[:, :3].to(device, torch.float32).contiguous())]
-    inputs += [make_view(camera, near), wp.from_torch(free.contiguous()), wp.from_torch(weight.contiguous()), margin, wp.from_torch(penalty)]
+    inputs += [
+        make_view(camera, near),
+        wp.from_torch(free.contiguous()),
+        wp.from_torch(weight.contiguous()),
+        margin,
+        wp.from_torch(penalty),
+    ]
     launcher(device)(kernels.look_through, (len(entries), lanes), inputs)
     return penalty.float() / 256

@@ -5,6 +5,8 @@ On the CPU a launch is serial; on a GPU `lanes` threads share a chunk. Only orde
 memory, so the picture does not depend on the order of threads.
 """
 
+# ruff: noqa: UP018 - int(0) and float(0.0) declare Warp variables that change; literals are constants
+
 from spatia_model.geometry.warp_runtime import wp
 
 FAR = wp.constant(1.0e30)

@@ -12,7 +12,9 @@ def visible_points(projection: Projection, point_count: int) -> torch.Tensor:
     index = projection.index.reshape(projection.index.shape[0], -1).long()  # (T, H*W)
     highest = int(index.max()) if index.numel() else -1
     if highest >= point_count:
-        raise ValueError(f"the projection shows point {highest}, but point_count is {point_count}; give the size of the memory that was projected")
+        raise ValueError(
+            f"the projection shows point {highest}, but point_count is {point_count}; give the size of the memory that was projected"
+        )
     seen = torch.zeros(index.shape[0], point_count + 1, dtype=torch.bool, device=index.device)
     seen.scatter_(1, torch.where(index < 0, point_count, index), True)
     return seen[:, :point_count]

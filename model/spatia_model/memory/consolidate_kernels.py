@@ -1,5 +1,7 @@
 """Warp kernels of `consolidation`: the mean depth of the front surface in each pixel, and the move of its points onto it."""
 
+# ruff: noqa: UP018 - int(0) and float(0.0) declare Warp variables that change; literals are constants
+
 from spatia_model.geometry.splat_kernels import View, to_camera
 from spatia_model.geometry.warp_runtime import wp
 

@@ -1,12 +1,10 @@
 """Thinning the map's surfaces: perception's depth errs by a few percent, so one wall seen by many frames becomes a slab of points.
 
-From a few of the clip's poses, the points of the front surface are averaged per pixel (weighted by confidence) and moved along the line of sight onto that
-average; points that then share a voxel become one. Errors of single frames average out, and the map shrinks.
+From a few of the clip's poses, the points of the front surface are averaged per pixel (weighted by confidence) and moved along the line
+of sight onto that average; points that then share a voxel become one. Errors of single frames average out, and the map shrinks.
 """
 
 from __future__ import annotations
-
-from dataclasses import replace
 
 import torch
 
@@ -18,14 +16,16 @@ from spatia_model.memory import consolidate_kernels as kernels
 from spatia_model.memory.point_memory import PointMemory
 from spatia_model.types import Camera
 
-_PASSES = 3  # mean-shift steps from the nearest point to the middle of its surface
+_PASSES = 2  # mean-shift steps from the nearest point to the middle of its surface
 
 
-def consolidate(memory: PointMemory, T_world_camera: torch.Tensor, camera: Camera, tolerance: float, step: int, near: float = 0.2) -> PointMemory:
+def consolidate(
+    memory: PointMemory, T_world_camera: torch.Tensor, camera: Camera, tolerance: float, step: int, near: float = 0.2
+) -> PointMemory:
     """Returns a memory whose surfaces, as seen from poses (T, 4, 4), are thinner.
 
-    `tolerance`: share of depth within which points of one pixel are one surface seen with errors: two to three standard deviations of the depth error. Surfaces
-    less than that apart along a line of sight are drawn together, so it should not be larger than the errors are.
+    `tolerance`: share of depth within which points of one pixel are one surface seen with errors: two to three standard deviations of the
+    depth error. Surfaces less than that apart along a line of sight are drawn together, so it should not be larger than the errors are.
     """
     if not 0 < tolerance < 0.5:
         raise ValueError(f"tolerance = {tolerance}; expected a share of depth above 0 and below 0.5")
@@ -60,7 +60,18 @@ def consolidate(memory: PointMemory, T_world_camera: torch.Tensor, camera: Camer
     out = memory.positions.clone()
     moved = torch.zeros(len(memory), dtype=torch.int32, device=device)
     eyes = wp.from_torch(T_world_camera[:, :3, 3].to(device, torch.float32).contiguous())
-    inputs = [wp.from_torch(rows), points, pose, eyes, view, tolerance, 2 * tolerance, w_centre, wp.from_torch(out, dtype=wp.vec3), wp.from_torch(moved)]
+    inputs = [
+        wp.from_torch(rows),
+        points,
+        pose,
+        eyes,
+        view,
+        tolerance,
+        2 * tolerance,
+        w_centre,
+        wp.from_torch(out, dtype=wp.vec3),
+        wp.from_torch(moved),
+    ]
     run(kernels.pull, (len(rows),), inputs)
 
     # take the moved points out and put them back in their new voxels

@@ -55,7 +55,9 @@ def move(memory: PointMemory, box: Box, T_new_old: torch.Tensor, step: int = 0) 
     return _insert(rest, positions, memory.colors[inside], memory.confidence[inside], voxel_keys.levels_of(memory.keys[inside]), step)
 
 
-def add_points(memory: PointMemory, points: torch.Tensor, colors: torch.Tensor, step: int = 0, confidence: float = MAX_CONFIDENCE) -> PointMemory:
+def add_points(
+    memory: PointMemory, points: torch.Tensor, colors: torch.Tensor, step: int = 0, confidence: float = MAX_CONFIDENCE
+) -> PointMemory:
     """Adds points (N, 3) float32 with colors (N, 3) uint8 at the finest level; they replace what was in the same voxels."""
     if points.ndim != 2 or points.shape[1] != 3 or tuple(colors.shape) != tuple(points.shape) or colors.dtype != torch.uint8:
         raise ValueError(f"points {tuple(points.shape)} and colors {tuple(colors.shape)} {colors.dtype}; expected (N, 3) and (N, 3) uint8")

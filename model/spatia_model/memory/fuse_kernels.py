@@ -4,6 +4,8 @@ Every output has one thread that reads its inputs in a fixed order, so results d
 The key's layout is `voxel_keys`'.
 """
 
+# ruff: noqa: UP018 - int(0) and float(0.0) declare Warp variables that change; literals are constants
+
 from spatia_model.geometry.warp_runtime import wp
 
 _HALF = wp.constant(1 << 19)

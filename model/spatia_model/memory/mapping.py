@@ -31,7 +31,7 @@ class MappingConfig:
     edge_threshold: float = 0.15  # relative depth jump from which a pixel is an edge
     sky_depth: float = 40.0  # deeper is sky
     sky_distance: float = 50.0  # where the sky is put, so that the map is bounded
-    depth_error: float = 0.06  # share of depth by which perception may err (2 to 3 standard deviations): surfaces are thinned by it; 0: never
+    depth_error: float = 0.06  # surfaces are thinned by this share of depth: 2 to 3 standard deviations of perception's error; 0: never
     consolidate_stride: int = 4  # every n-th frame takes part in that
     carve: bool = True
     carve_stride: int = 2
@@ -44,7 +44,15 @@ class MappingConfig:
         for name in ("fuse_stride", "carve_stride", "consolidate_stride"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)}; expected a whole number of at least 1")
-        for name in ("min_overlap", "min_gain", "min_confidence", "dynamic_threshold", "depth_error", "carve_margin", "carve_min_confidence"):
+        for name in (
+            "min_overlap",
+            "min_gain",
+            "min_confidence",
+            "dynamic_threshold",
+            "depth_error",
+            "carve_margin",
+            "carve_min_confidence",
+        ):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} = {getattr(self, name)}; expected a share in 0..1")
         for name in ("max_translation", "max_rotation", "edge_threshold", "sky_depth", "sky_distance"):
@@ -53,7 +61,9 @@ class MappingConfig:
         if self.dynamic_dilation < 0:
             raise ValueError(f"dynamic_dilation = {self.dynamic_dilation}; expected 0 or more pixels")
         if self.sky_distance < self.sky_depth:
-            raise ValueError(f"sky_distance = {self.sky_distance} is nearer than sky_depth = {self.sky_depth}: the sky would look like a wall")
+            raise ValueError(
+                f"sky_distance = {self.sky_distance} is nearer than sky_depth = {self.sky_depth}: the sky would look like a wall"
+            )
 
 
 @dataclass(frozen=True)
@@ -81,14 +91,16 @@ def map_clip(
 ) -> tuple[PointMemory, MappingReport]:
     """Returns the memory with a clip's static, confident pixels in it, and a report.
 
-    frames (T, H, W, 3) uint8; T_world_camera (T, 4, 4): the path as asked; projection: `memory` seen along that path (None for the first frames);
-    step: clip number, kept as `last_seen`.
+    frames (T, H, W, 3) uint8; T_world_camera (T, 4, 4): the path as asked; projection: `memory` seen along that path (None for the first
+    frames); step: clip number, kept as `last_seen`.
     """
     config = config or MappingConfig()
     _check(frames, T_world_camera, camera, perception, projection)
+    last = len(frames) - 1
+    rows = _every(last, config.fuse_stride)
     moves = dilate(perception.dynamic > config.dynamic_threshold, config.dynamic_dilation)
     weight = fusing_weight(
-        perception,
+        Perception(perception.depth[rows], perception.confidence[rows], perception.dynamic[rows]),
         camera,
         min_confidence=config.min_confidence,
         dynamic_threshold=config.dynamic_threshold,
@@ -103,8 +115,9 @@ def map_clip(
             T_world_camera,
             camera,
             perception,
-            torch.where(perception.depth < config.sky_depth, weight, torch.zeros_like(weight)),
+            torch.where(perception.depth[rows] < config.sky_depth, weight, torch.zeros_like(weight)),
             projection,
+            rows,
             min_overlap=config.min_overlap,
             min_gain=config.min_gain,
             max_translation=config.max_translation,
@@ -114,17 +127,15 @@ def map_clip(
 
     before = len(memory)
     depth = torch.where(perception.depth >= config.sky_depth, torch.full_like(perception.depth, config.sky_distance), perception.depth)
-    last = len(frames) - 1
     if config.carve and before:
-        rows = _every(last, config.carve_stride)
-        sure = torch.where(moves, torch.zeros_like(depth), perception.confidence)[rows]
-        memory = memory.carve(depth[rows], sure, poses[rows], camera, step, config.carve_margin, config.carve_min_confidence)
+        looked = _every(last, config.carve_stride)
+        sure = torch.where(moves, torch.zeros_like(depth), perception.confidence)[looked]
+        memory = memory.carve(depth[looked], sure, poses[looked], camera, step, config.carve_margin, config.carve_min_confidence)
     carved = before - len(memory)
 
-    rows = _every(last, config.fuse_stride)
     points = unproject(depth[rows], poses[rows], camera).reshape(-1, 3)
     pixel = depth[rows] * (2.0 / float(camera.K[0, 0] + camera.K[1, 1]))
-    used = weight[rows].reshape(-1)
+    used = weight.reshape(-1)
     memory = memory.fuse(points, frames[rows].reshape(-1, 3), used, step, pixel.reshape(-1))
     if config.depth_error > 0:
         memory = consolidate(memory, poses[_every(last, config.consolidate_stride)], camera, config.depth_error, step)

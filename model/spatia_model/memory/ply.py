@@ -11,7 +11,16 @@ import torch
 if TYPE_CHECKING:
     from spatia_model.memory.point_memory import PointMemory
 
-_COLUMNS = [("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("red", "u1"), ("green", "u1"), ("blue", "u1"), ("confidence", "<f4"), ("last_seen", "<i4")]
+_COLUMNS = [
+    ("x", "<f4"),
+    ("y", "<f4"),
+    ("z", "<f4"),
+    ("red", "u1"),
+    ("green", "u1"),
+    ("blue", "u1"),
+    ("confidence", "<f4"),
+    ("last_seen", "<i4"),
+]
 # A key follows from position and level almost always, but an average may round onto its voxel's border: keys are stored, in two halves
 # because PLY has no 64-bit integer.
 _KEY_COLUMNS = [("key_low", "<u4"), ("key_high", "<u4")]
@@ -59,7 +68,11 @@ def load_ply(path: str | Path, device: torch.device | str = "cpu") -> PointMemor
         raise ValueError(f"{path} has a damaged header ({error}); write it again with save_ply") from error
     positions = np.stack([rows[c] for c in "xyz"], 1).astype(np.float32)
     keys = rows["key_high"].astype(np.int64) << 32 | rows["key_low"].astype(np.int64)
-    if not np.isfinite(positions).all() or not np.isfinite(rows["confidence"]).all() or (len(keys) and (keys[0] < 0 or (np.diff(keys) <= 0).any())):
+    if (
+        not np.isfinite(positions).all()
+        or not np.isfinite(rows["confidence"]).all()
+        or (len(keys) and (keys[0] < 0 or (np.diff(keys) <= 0).any()))
+    ):
         raise ValueError(f"{path} is corrupt: positions must be finite and keys ascending; write it again with save_ply")
     colors = np.stack([rows[c] for c in ("red", "green", "blue")], 1).astype(np.uint8)
     empty = PointMemory.empty(voxel_size, device, max_points)

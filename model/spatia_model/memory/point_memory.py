@@ -22,8 +22,8 @@ MAX_POINTS = 400_000
 class PointMemory:
     """Static points of the world, one per voxel, sorted by key. Every operation returns a new memory.
 
-    Voxels have levels (see `voxel_keys`): a point seen from far gets a voxel as large as its pixel was, so that the sky and far walls take few
-    points and near things keep their detail. A point's radius when drawn is its voxel's side.
+    Voxels have levels (see `voxel_keys`): a point seen from far gets a voxel as large as its pixel was, so that the sky and far walls
+    take few points and near things keep their detail. A point's radius when drawn is its voxel's side.
     """
 
     voxel_size: float  # metres, side of the finest voxel
@@ -95,13 +95,13 @@ class PointMemory:
     ) -> PointMemory:
         """Merges observed static points into the map.
 
-        points (N, 3) float32 world metres; colors (N, 3) uint8; confidence (N,) float32 in 0..1, points at 0 are ignored; step: clip number;
-        footprint (N,) metres: a pixel's size at the point (depth / focal length), which picks the voxel's level (None: the finest).
+        points (N, 3) float32 world metres; colors (N, 3) uint8; confidence (N,) float32 in 0..1, points at 0 are ignored; step: clip
+        number; footprint (N,) metres: a pixel's size at the point (depth / focal length), which picks the voxel's level (None: the
+        finest).
         Positions and colours are averages weighted by confidence, a point's evidence is the sum of its observations'.
         """
         self._check_points(points, colors, confidence, footprint)
         from spatia_model.geometry.warp_runtime import wp
-
         from spatia_model.memory import fuse_kernels as kernels
 
         if not len(points):
@@ -130,7 +130,6 @@ class PointMemory:
     def _merge(self, keys: torch.Tensor, new: list, step: int) -> PointMemory:
         """Merges averaged voxels (sorted, unique keys; Warp arrays of position, colour, evidence) into the map without sorting again."""
         from spatia_model.geometry.warp_runtime import wp
-
         from spatia_model.memory import fuse_kernels as kernels
 
         place = torch.searchsorted(self.keys, keys)
@@ -150,7 +149,11 @@ class PointMemory:
         )
 
         def arrays(keys, positions, colors, confidence, last_seen) -> list:
-            return [wp.from_torch(keys), wp.from_torch(positions, dtype=wp.vec3), *(wp.from_torch(x) for x in (colors, confidence, last_seen))]
+            return [
+                wp.from_torch(keys),
+                wp.from_torch(positions, dtype=wp.vec3),
+                *(wp.from_torch(x) for x in (colors, confidence, last_seen)),
+            ]
 
         run = launcher(self.device)
         old = arrays(*(x.contiguous() for x in (self.keys, self.positions, self.colors, self.confidence, self.last_seen)))
@@ -183,8 +186,10 @@ class PointMemory:
     ) -> PointMemory:
         """Free-space carving: a point that a confident new depth looks through loses confidence, and goes when none is left.
 
-        depth (T, H, W) z-depth in metres, confidence (T, H, W) in 0..1, poses (T, 4, 4). A ray is known free up to the least depth of its 3x3
-        neighbourhood, and only where all nine are at least `min_confidence` sure, less `margin` of the depth and two voxels. Each frame that looks
+        depth (T, H, W) z-depth in metres, confidence (T, H, W) in 0..1, poses (T, 4, 4). A ray is known free up to the least depth of its
+        3x3 neighbourhood, and only where all nine are at least `min_confidence` sure, less `margin` of the depth and two voxels. Each
+        frame
+        that looks
         through takes `strength` times its confidence.
         """
         if depth.shape != confidence.shape or depth.ndim != 3:
@@ -209,7 +214,10 @@ class PointMemory:
         style: SplatStyle | None = None,
         threads: int = 1,
     ) -> Projection:
-        """The memory seen from poses (T, 4, 4): colours, depth, hole mask and the row of the front point. Points below `min_confidence` are left out."""
+        """The memory seen from poses (T, 4, 4): colours, depth, hole mask and the row of the front point.
+
+        Points below `min_confidence` are left out.
+        """
         drawn = self.confidence >= min_confidence if min_confidence > 0 else None
         return splat(
             self.positions,
@@ -255,4 +263,3 @@ class PointMemory:
             raise ValueError(f"footprint has shape {tuple(footprint.shape)}; expected ({n},) metres, one per point")
         if not bool(torch.isfinite(points).all()):
             raise ValueError("points hold NaN or infinite values; drop them before fusing")
-

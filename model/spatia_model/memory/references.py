@@ -1,7 +1,7 @@
 """Keyframes: past frames that show the generator what a place looked like, and how to pick them.
 
-What a frame sees is a sorted set of coarse voxel keys of the memory's visible surface. Two views are alike by the intersection over union of
-these sets (paper, section 3.2). `match_hungarian` is the release's variant: every target frame gets a history frame of its own.
+What a frame sees is a sorted set of coarse voxel keys of the memory's visible surface. Two views are alike by the intersection over union
+of these sets (paper, section 3.2). `match_hungarian` is the release's variant: every target frame gets a history frame of its own.
 """
 
 from __future__ import annotations
@@ -58,7 +58,8 @@ class KeyframeBank:
     keyframes: tuple[Keyframe, ...] = ()
     max_keyframes: int = MAX_KEYFRAMES
     next_id: int = 0
-    similarity: torch.Tensor | None = None  # (n, n) float64 IoU of every pair of views; follows from the keyframes, kept because it is slow to make
+    # (n, n) float64 IoU of every pair of views: follows from the keyframes, kept because it is slow to make
+    similarity: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.max_keyframes < 2:
@@ -116,11 +117,15 @@ def _similarities(visible: torch.Tensor, keyframes: tuple[Keyframe, ...]) -> tor
     return torch.tensor([sets_iou(visible, k.visible) for k in keyframes], dtype=torch.float64)
 
 
-def retrieve(bank: KeyframeBank, target_visible: torch.Tensor, k: int, threshold: float = 0.1, max_similarity: float = 0.9) -> tuple[int, ...]:
+def retrieve(
+    bank: KeyframeBank, target_visible: torch.Tensor, k: int, threshold: float = 0.1, max_similarity: float = 0.9
+) -> tuple[int, ...]:
     """Ids of at most `k` keyframes that saw most of the target's visible surface, best first.
 
-    target_visible: sorted keys (S,) of `visible_surface` along the target path. A keyframe counts when its IoU with the target is at least `threshold`.
-    Picks are diverse: one that is alike (IoU over `max_similarity`) to a picked one is passed over while there are others. Ties go to the newer frame.
+    target_visible: sorted keys (S,) of `visible_surface` along the target path. A keyframe counts when its IoU with the target is at
+    least `threshold`. Picks are diverse: one that is alike (IoU over `max_similarity`) to a picked one is passed over while there are
+    others. Ties go to the
+    newer frame.
     """
     if k < 0 or not 0 <= threshold <= 1:
         raise ValueError(f"k = {k}, threshold = {threshold}; expected k >= 0 and a threshold in 0..1")
@@ -139,8 +144,8 @@ def retrieve(bank: KeyframeBank, target_visible: torch.Tensor, k: int, threshold
 def match_hungarian(counts: torch.Tensor) -> tuple[int, ...]:
     """The release's matching: each target frame gets one distinct history frame, so that the shared points are most in sum.
 
-    counts (targets, history): how many visible points two frames share (`visibility.overlap_counts`). Returns one history row per target, -1 for
-    a target left over (more targets than history) or one whose match shares nothing.
+    counts (targets, history): how many visible points two frames share (`visibility.overlap_counts`). Returns one history row per target,
+    -1 for a target left over (more targets than history) or one whose match shares nothing.
     """
     from scipy.optimize import linear_sum_assignment
 

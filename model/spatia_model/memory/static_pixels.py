@@ -30,7 +30,10 @@ def edge_strength(depth: torch.Tensor) -> torch.Tensor:
 
 
 def slope(depth: torch.Tensor, camera: Camera) -> torch.Tensor:
-    """(T, H, W) float32: tangent of the angle between the line of sight and the surface's normal, from neighbouring depths. 0 is face on."""
+    """(T, H, W) float32: tangent of the angle between the line of sight and the surface's normal, from neighbouring depths.
+
+    0 is face on.
+    """
     fx, fy = float(camera.K[0, 0]), float(camera.K[1, 1])
     padded = F.pad(depth[:, None], (1, 1, 1, 1), mode="replicate")[:, 0]
     dx = (padded[:, 1:-1, 2:] - padded[:, 1:-1, :-2]) * (0.5 * fx)

@@ -1,7 +1,8 @@
 """Where a frame was really taken: RGB-D odometry of new frames against the rendered memory.
 
 Generated frames follow their path only roughly. The path's pose is the first guess; open3d's odometry [Park et al., "Colored Point Cloud
-Registration Revisited", ICCV 2017; hybrid term] refines it on one frame, and the correction is kept only when it explains the frames clearly better.
+Registration Revisited", ICCV 2017; hybrid term] refines it on one frame, and the correction is kept only when it explains the frames
+clearly better.
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ def residual(
     stride: int = 2,
     huber: float = 0.1,
 ) -> tuple[float, float]:
-    """How badly frames (T, H, W, 3) with depth (T, H, W) fit the memory rendered at the path's poses, were they taken at path * T_path_refined (T, 4, 4).
+    """How badly frames (T, H, W, 3) with depth (T, H, W) fit the memory rendered at the path's poses, were they taken at path *
+    T_path_refined (T, 4, 4).
 
     Mean over overlapping pixels of colour difference (share of 255) plus relative depth difference, each cut at `huber`; and the share of
     pixels that overlap.
@@ -91,7 +93,9 @@ def _odometry(frame: torch.Tensor, depth: torch.Tensor, projection: Projection, 
     def image(rgb: torch.Tensor, z: torch.Tensor):
         color = o3d.geometry.Image(np.ascontiguousarray(rgb.cpu().numpy()))
         metres = o3d.geometry.Image(np.ascontiguousarray(z.cpu().float().numpy()))
-        return o3d.geometry.RGBDImage.create_from_color_and_depth(color, metres, depth_scale=1.0, depth_trunc=30.0, convert_rgb_to_intensity=True)
+        return o3d.geometry.RGBDImage.create_from_color_and_depth(
+            color, metres, depth_scale=1.0, depth_trunc=30.0, convert_rgb_to_intensity=True
+        )
 
     option = o3d.pipelines.odometry.OdometryOption(
         iteration_number_per_pyramid_level=o3d.utility.IntVector([10, 5]), depth_diff_max=0.2, depth_min=0.1, depth_max=30.0
@@ -118,6 +122,7 @@ def track(
     perception: Perception,
     weight: torch.Tensor,
     projection: Projection,
+    rows: list[int],
     *,
     min_overlap: float,
     min_gain: float,
@@ -126,23 +131,25 @@ def track(
 ) -> Tracking:
     """Refines a clip's poses (T, 4, 4) with one odometry run against `projection`, the memory rendered at these poses.
 
-    The correction is measured on the latest frame that overlaps the memory by `min_overlap` (share of its pixels) and spread over the clip at constant velocity. It is accepted when
-    it is at most `max_translation` (m) and `max_rotation` (rad) and lowers the clip's residual by the share `min_gain`.
-    `weight` (T, H, W): 0 on pixels that move or that nothing is known of.
+    Only frames `rows` are looked at; weight (rows, H, W) is 0 on pixels that move or that nothing is known of. The correction is measured
+    on the latest of them that overlaps the memory by `min_overlap` (share of its pixels) and spread over the clip at constant velocity.
+    It is
+    accepted when it is
+    at most `max_translation` (m) and `max_rotation` (rad) and lowers the residual by the share `min_gain`.
     """
     nan = float("nan")
 
     def keep(reason: str, before: float = nan, after: float = nan) -> Tracking:
         return Tracking(T_world_camera, False, before, after, reason)
 
-    usable = (projection.mask & (weight > 0)).flatten(1).float().mean(1)
-    rows = (usable >= min_overlap).nonzero()[:, 0].tolist()
-    if not rows:
+    usable = (projection.mask[rows] & (weight > 0)).flatten(1).float().mean(1)
+    enough = (usable >= min_overlap).nonzero()[:, 0].tolist()
+    if not enough:
         return keep("too little overlap with the memory")
     if not odometry_available():
         return keep("open3d is not installed")
-    row = rows[-1]
-    depth = torch.where(weight[row] > 0, perception.depth[row], torch.zeros_like(perception.depth[row]))
+    row = rows[enough[-1]]
+    depth = torch.where(weight[enough[-1]] > 0, perception.depth[row], torch.zeros_like(perception.depth[row]))
     T_path_frame = _odometry(frames[row], depth, projection, row, camera)
     if T_path_frame is None:
         return keep("odometry found no motion that fits")
@@ -151,9 +158,11 @@ def track(
     # the clip starts where the last one ended, so the error grows from nothing
     share = torch.arange(1, len(frames) + 1, dtype=torch.float64) / (row + 1)
     correction = se3.exp(se3.log(T_path_frame)[None] * share[:, None]).to(T_world_camera.device)
-    identity = torch.eye(4, dtype=torch.float64, device=T_world_camera.device).expand_as(correction)
-    before, _ = residual(frames, perception.depth, weight, identity, projection, camera)
-    after, overlap = residual(frames, perception.depth, weight, correction, projection, camera)
+    identity = torch.eye(4, dtype=torch.float64, device=T_world_camera.device).expand(len(rows), 4, 4)
+    seen = Projection(projection.rgb[rows], projection.depth[rows], projection.mask[rows], projection.index[rows])
+    looked = frames[rows], perception.depth[rows], weight
+    before, _ = residual(*looked, identity, seen, camera)
+    after, overlap = residual(*looked, correction[rows], seen, camera)
     if overlap < 0.5 * min_overlap or not after < before * (1 - min_gain):
         return keep("the correction does not explain the frames clearly better", before, after)
     return Tracking(T_world_camera @ correction, True, before, after, "accepted")
