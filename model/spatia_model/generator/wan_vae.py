@@ -87,9 +87,16 @@ class WanVAE(nn.Module):
         return (latents - mean) / std
 
     @torch.no_grad()
-    def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        """Normalised latents (B, C, 1 + k, h, w) -> frames (B, 3, 1 + 4k, h * s, w * s) float32 in [-1, 1]."""
+    def decode(self, latents: torch.Tensor, last: int | None = None) -> torch.Tensor:
+        """Normalised latents (B, C, 1 + k, h, w) -> frames (B, 3, 1 + 4k, h * s, w * s) float32 in [-1, 1]; only the last `last` if given.
+
+        Every frame depends on all earlier ones, so `last` saves memory but no work.
+        """
         if latents.ndim != 5 or latents.shape[1] != self.latent_channels:
             raise ValueError(f"latents {tuple(latents.shape)}: give (B, {self.latent_channels}, F, h, w)")
+        total = self.temporal_factor * (latents.shape[2] - 1) + 1
+        if last is not None and not 1 <= last <= total:
+            raise ValueError(f"last must be between 1 and the {total} frames that these latents hold, got {last}")
         mean, std = self._statistics(latents)
-        return self.network.decode((latents.float() * std + mean).to(self.network.dtype)).sample.float()  # type: ignore[union-attr]
+        frames = self.network.decode((latents.float() * std + mean).to(self.network.dtype)).sample  # type: ignore[union-attr]
+        return (frames if last is None else frames[:, :, -last:].clone()).float()

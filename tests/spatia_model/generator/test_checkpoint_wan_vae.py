@@ -45,8 +45,20 @@ def test_it_is_causal():
         assert torch.allclose(vae.decode(latents[:, :, :2]), vae.decode(latents)[:, :, :5], atol=1e-5)
 
 
+@pytest.mark.parametrize("last", [1, 4, 8, 9])
+def test_the_last_frames_are_those_of_the_whole(last):
+    vae = build()
+    latents = torch.randn(2, 4, 3, 2, 2, generator=torch.Generator().manual_seed(2_000_001))
+    whole = vae.decode(latents)
+    assert torch.equal(vae.decode(latents, last=last), whole[:, :, 9 - last :])
+    assert (whole[:, :, 1:] - whole[:, :, :-1]).abs().amax((1, 3, 4)).min() > 1e-3  # frames differ: the wrong ones would not do
+
+
 def test_bad_input_is_refused():
     vae = build()
+    for last in (0, -1, 6):
+        with pytest.raises(ValueError, match="last"):
+            vae.decode(torch.zeros(1, 4, 2, 1, 1), last=last)
     for shape in ((1, 3, 8, 32, 32), (1, 3, 9, 30, 32), (1, 1, 9, 32, 32), (3, 9, 32, 32)):
         with pytest.raises(ValueError, match="frames"):
             vae.encode(torch.zeros(shape))
