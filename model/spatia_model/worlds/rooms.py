@@ -71,7 +71,7 @@ def build_room(rng: np.random.Generator) -> tuple[Scene, Plan]:
         lawn.box((0, 0.3, 0), (22.0, 0.1, 22.0), ground_material(rng)[1])
         scene.add(lawn, anchored=True)
         for side in sides[:windows]:
-            for k in range(3):
+            for _ in range(3):
                 x, z, yaw = side_pose(plan, side, float(rng.uniform(-3, 3)), -float(rng.uniform(2.5, 7.0)))
                 make = garden.tree if rng.random() < 0.4 else garden.bush
                 scene.add(make(rng), x, z, yaw, y=0.2)

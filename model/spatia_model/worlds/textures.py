@@ -4,7 +4,7 @@ Every texture maps a point of a surface to an albedo. `u, v` are metres on the s
 width of a pixel on the surface in metres: details finer than it fade to their mean, so that nothing flickers.
 """
 
-# ruff: noqa: UP018  (in Warp float() makes a variable)
+# ruff: noqa: UP018, SIM109  (in Warp float() makes a variable, and there is no `in`)
 from __future__ import annotations
 
 from spatia_model.geometry.warp_runtime import wp

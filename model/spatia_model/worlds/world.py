@@ -151,7 +151,7 @@ class World:
         depth = torch.empty((count, high, wide), dtype=torch.float32, device=device)
         ident = torch.empty((count, high, wide), dtype=torch.int32, device=device)
         color = torch.empty((count, high, wide, 3), dtype=torch.float32, device=device)
-        light = torch.empty((count, high, wide, 2, 3), dtype=torch.float32, device=device)
+        light = torch.zeros((count, high, wide, 2, 3), dtype=torch.float32, device=device)
         if count == 0:
             return rgb, depth, ident
         where, turn = self._mover_poses(times)
