@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from spatia_model.config import MiniConfig, mini_camera
+from spatia_model.geometry.camera import camera_from_fov, pixel_rays
+from spatia_model.perception import CompactPerception, CompactPerceptionConfig
+from spatia_model.perception.compact import CONFIDENT_ERROR, TYPICAL_DEPTH, confidence_of, ray_elevation, stack_inputs
+from spatia_model.types import Camera, Projection
+from tests.spatia_model.tiny import SEED, SIZE, picture, walk
+
+CAMERA = mini_camera(MiniConfig(image_size=SIZE))
+
+
+def network(widths: tuple[int, ...] = (8, 8, 8)) -> CompactPerception:
+    """Random everywhere; residual branches start at zero."""
+    torch.manual_seed(SEED)
+    net = CompactPerception(CompactPerceptionConfig(widths))
+    with torch.no_grad():
+        for p in net.parameters():
+            p.add_(torch.randn(p.shape) * 0.1)
+    return net.eval()
+
+
+def frames(count: int = 2, height: int = SIZE, width: int = SIZE) -> torch.Tensor:
+    return torch.stack([picture(SEED + i, height, width) for i in range(count)])
+
+
+def projection(count: int = 2, height: int = SIZE, width: int = SIZE) -> Projection:
+    generator = torch.Generator().manual_seed(SEED)
+    mask = torch.rand(count, height, width, generator=generator) > 0.4
+    depth = (0.5 + 5 * torch.rand(count, height, width, generator=generator)) * mask
+    return Projection(frames(count, height, width).flip(1) * mask.unsqueeze(-1), depth, mask, mask.int() - 1)
+
+
+def test_inputs_lie_where_the_network_expects_them():
+    rgb, prior, earlier, path = frames(), projection(), frames().flip(0), walk(0, frames=2)
+    x = stack_inputs(rgb, path, CAMERA, prior, earlier)
+    assert x.shape == (2, CompactPerception.CHANNELS, SIZE, SIZE) and x.dtype == torch.float32
+    for t, v, u in ((0, 3, 5), (1, 20, 9), (1, 30, 31)):
+        known = bool(prior.mask[t, v, u])
+        torch.testing.assert_close(x[t, :3, v, u], rgb[t, v, u] / 127.5 - 1)
+        torch.testing.assert_close(x[t, 3:6, v, u], (prior.rgb[t, v, u] / 127.5 - 1) * known)
+        expected = math.log(float(prior.depth[t, v, u]) / TYPICAL_DEPTH) if known else 0.0
+        assert float(x[t, 6, v, u]) == pytest.approx(expected, abs=1e-5)
+        assert float(x[t, 7, v, u]) == known
+        torch.testing.assert_close(x[t, 8:11, v, u], earlier[t, v, u] / 127.5 - 1)
+    torch.testing.assert_close(x[:, 11:], ray_elevation(path, CAMERA))
+    assert prior.mask.any() and not prior.mask.all()
+
+
+def test_without_memory_and_past_their_inputs_are_empty():
+    x = stack_inputs(frames(), walk(0, frames=2), CAMERA, None, None)
+    assert x[:, 3:8].abs().max() == 0
+    assert torch.equal(x[:, 8:11], x[:, :3])  # nothing moved
+
+
+def test_ray_elevation_equals_a_loop():
+    angle = 0.4
+    pitched = torch.eye(4, dtype=torch.float64)
+    pitched[1, 1] = pitched[2, 2] = math.cos(angle)
+    pitched[1, 2], pitched[2, 1] = math.sin(angle), -math.sin(angle)  # the view axis points down by `angle`
+    path = torch.stack([walk(5)[-1], pitched])
+    camera = camera_from_fov(math.radians(75), 6, 4)
+    found, rays = ray_elevation(path, camera), pixel_rays(camera)
+    assert found.shape == (2, 1, 4, 6)
+    for t in range(2):
+        for v in range(4):
+            for u in range(6):
+                world = path[t, :3, :3] @ rays[v, u].double()
+                assert float(found[t, 0, v, u]) == pytest.approx(float(world[1] / world.norm()), abs=1e-6)
+    assert float(found[1].mean()) == pytest.approx(math.sin(angle), abs=0.05)
+
+
+def test_a_level_camera_looks_down_below_its_middle():
+    (level,) = ray_elevation(walk(5)[-1:], CAMERA)[0]
+    assert (level[SIZE // 2 :] > 0).all() and (level[: SIZE // 2] < 0).all()
+    torch.testing.assert_close(level, -level.flip(0))
+    assert (level.diff(dim=0) > 0).all()
+
+
+def test_what_is_perceived_has_the_frames_shape_and_makes_sense():
+    seen = network().perceive(frames(3), walk(0, frames=3), CAMERA, projection(3), frames(3).flip(0))
+    for part in (seen.depth, seen.confidence, seen.dynamic):
+        assert part.shape == (3, SIZE, SIZE) and part.dtype == torch.float32 and torch.isfinite(part).all()
+        assert not part.is_inference()  # states may go anywhere
+    assert (seen.depth > 0).all()
+    for share in (seen.confidence, seen.dynamic):
+        assert share.min() >= 0 and share.max() <= 1
+    assert seen.dynamic.max() > 0
+
+
+def test_nothing_moves_without_evidence():
+    net, path = network(), walk(0, frames=2)
+    assert net.perceive(frames(), path, CAMERA).dynamic.abs().max() == 0
+    assert net.perceive(frames(), path, CAMERA, previous=frames().flip(0)).dynamic.max() > 0
+    assert net.perceive(frames(), path, CAMERA, projection()).dynamic.max() > 0
+
+
+def test_frames_of_a_clip_are_independent():
+    net, path = network(), walk(0, frames=2)
+    both = net.perceive(frames(), path, CAMERA, projection(), frames().flip(0))
+    prior = projection()
+    one = Projection(prior.rgb[1:], prior.depth[1:], prior.mask[1:], prior.index[1:])
+    alone = net.perceive(frames()[1:], path[1:], CAMERA, one, frames()[:1])
+    for name in ("depth", "confidence", "dynamic"):
+        torch.testing.assert_close(getattr(both, name)[1:], getattr(alone, name), atol=1e-4, rtol=1e-4)
+
+
+def test_an_untrained_network_keeps_the_memory_s_depth():
+    """The network only corrects: with a silent head, depth is the memory's where there is one and the typical one elsewhere."""
+    net, prior = network(), projection()
+    with torch.no_grad():
+        net.head.weight.zero_()
+        net.head.bias.zero_()
+    seen = net.perceive(frames(), walk(0, frames=2), CAMERA, prior)
+    expected = torch.where(prior.mask, prior.depth, torch.full_like(prior.depth, TYPICAL_DEPTH))
+    torch.testing.assert_close(seen.depth, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("height", "width"), [(37, 50), (2, 2), (17, 32)])
+def test_odd_sizes_are_padded_and_cut(height, width):
+    net = network()
+    camera = Camera(CAMERA.K, width, height)
+    seen = net.perceive(frames(1, height, width), walk(0, frames=1), camera, projection(1, height, width))
+    assert seen.depth.shape == seen.confidence.shape == seen.dynamic.shape == (1, height, width)
+    # The same as padding by hand with the border's pixels.
+    x = stack_inputs(frames(1, height, width), walk(0, frames=1), camera, projection(1, height, width), None)
+    h, w = -(-height // 8) * 8, -(-width // 8) * 8
+    rows, columns = torch.arange(h).clamp(max=height - 1), torch.arange(w).clamp(max=width - 1)
+    with torch.no_grad():
+        whole = net(x[:, :, rows][:, :, :, columns])
+        part = net(x)
+    for a, b in zip(part, whole, strict=True):
+        torch.testing.assert_close(a, b[:, :height, :width], atol=1e-5, rtol=1e-5)
+
+
+def test_confidence_is_the_chance_of_a_small_error():
+    scales = torch.linspace(-7, 3, 50)
+    confidence = confidence_of(scales)
+    falls = confidence.diff()
+    assert (falls <= 0).all() and (falls[scales[1:] > -4] < 0).all()  # below that it is 1 to float32's last digit
+    assert confidence[0] > 0.999 and confidence[-1] < 0.01
+    scale = 0.04  # of a Laplace error, against 200,000 draws
+    generator = torch.Generator().manual_seed(SEED)
+    signs = torch.rand(2, 200_000, generator=generator).log()
+    errors = (scale * (signs[0] - signs[1])).abs()
+    assert float((errors < CONFIDENT_ERROR).float().mean()) == pytest.approx(float(confidence_of(torch.tensor(math.log(scale)))), abs=0.01)
+
+
+def test_gradients_reach_every_parameter():
+    net = network()
+    x = stack_inputs(frames(), walk(0, frames=2), CAMERA, projection(), frames().flip(0))
+    log_depth, log_scale, logit = net(x)
+    (log_depth.square().mean() + log_scale.mean() + logit.mean()).backward()
+    for name, p in net.named_parameters():
+        assert p.grad is not None and p.grad.abs().max() > 0, name
+
+
+def test_one_scale_is_too_few():
+    with pytest.raises(ValueError, match="at least two scales"):
+        CompactPerceptionConfig(widths=(8,))
