@@ -10,9 +10,12 @@ import os
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
+
 from spatia_model.config import MiniConfig
 from spatia_model.generator.checkpoint import CheckpointError, load_weights, save_weights, verify_folder
 from spatia_model.generator.pipeline import ClipGenerator, SamplerOptions
+from spatia_model.generator.refiner import DetailRefiner, RefinerConfig
 from spatia_model.generator.text import CompactTextConfig, CompactTextEncoder
 from spatia_model.generator.transformer import SpatiaTransformer
 from spatia_model.generator.vae import CompactVAEConfig, CompactVideoVAE
@@ -20,7 +23,13 @@ from spatia_model.perception.compact import CompactPerception, CompactPerception
 
 FORMAT = 1
 EMBEDDED = Path(__file__).parent / "pretrained"
-FILES = ("vae.safetensors", "transformer.safetensors", "text.safetensors", "perception.safetensors")
+FILES = ("vae.safetensors", "transformer.safetensors", "text.safetensors", "perception.safetensors", "refiner.safetensors")
+
+
+def convolution_dtype(device: str) -> torch.dtype:
+    """bfloat16 on CPUs that compute in it, where it halves the time of convolutions; float32 elsewhere."""
+    capable = getattr(torch.cpu, "get_capabilities", dict)().get("avx512_bf16", False)
+    return torch.bfloat16 if torch.device(device).type == "cpu" and capable else torch.float32
 
 
 def resolve(name_or_dir: str | Path) -> Path:
@@ -40,10 +49,11 @@ def save_mini(
     transformer: SpatiaTransformer,
     text: CompactTextEncoder,
     perception: CompactPerception,
+    refiner: DetailRefiner,
 ) -> None:
     """Write an embedded-tier model; `config.json` comes last, so a folder with one is whole."""
     folder.mkdir(parents=True, exist_ok=True)
-    parts = dict(zip(FILES, (vae, transformer, text, perception), strict=True))
+    parts = dict(zip(FILES, (vae, transformer, text, perception, refiner), strict=True))
     sums = {name: save_weights(part, folder / name) for name, part in parts.items()}
     described = {
         "format": FORMAT,
@@ -54,6 +64,7 @@ def save_mini(
         "transformer": {k: v for k, v in dict(transformer.config).items() if not k.startswith("_")},
         "text": asdict(text.config),
         "perception": asdict(perception.config),
+        "refiner": asdict(refiner.config),
         "sha256": sums,
     }
     temporary = folder / "config.json.partial"
@@ -80,12 +91,17 @@ def load_mini(folder: Path, device: str = "cpu") -> tuple[ClipGenerator, Compact
         transformer = SpatiaTransformer(**described["transformer"])
         text = CompactTextEncoder(CompactTextConfig(**described["text"]))
         perception = CompactPerception(CompactPerceptionConfig(**described["perception"]))
-    except (KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder}/config.json lacks or misnames a setting ({error}): take the folder's original config.json") from error
-    for name, part in zip(FILES, (vae, transformer, text, perception), strict=True):
+        refiner = DetailRefiner(RefinerConfig(**described["refiner"]))
+        if missing := set(FILES) - set(described["sha256"]):
+            raise KeyError(f"sha256 of {', '.join(sorted(missing))}")
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{folder}/config.json lacks, misnames or misstates a setting ({error}): take the folder's original config.json") from error
+    for name, part in zip(FILES, (vae, transformer, text, perception, refiner), strict=True):
         load_weights(part, folder / name)
         part.to(device).eval().requires_grad_(False)
-    return ClipGenerator(vae, transformer, text, options), perception, config
+    for convolutional in (vae, perception, refiner):
+        convolutional.to(convolution_dtype(device))
+    return ClipGenerator(vae, transformer, text, options, refiner), perception, config
 
 
 __all__ = ["EMBEDDED", "load_mini", "resolve", "save_mini"]

@@ -59,7 +59,7 @@ def encode_walk(walk: Walk, vae: VideoVAE, config: MiniConfig, mirror: bool = Fa
         known[config.history_frames :] = 0
         if clip == 0:
             known[:] = 0  # a still picture is no evidence of motion
-        rows["target"].append(vae.encode(to_model(rgb[None]))[0])
+        rows["target"].append(vae.encode(to_model(rgb[None])).float()[0])
         rows["control"].append(pooled_control(vae, shown[None], mask[None], known[None])[0])
         ids = walk.references(clip)
         references = torch.zeros(k, *rows["target"][-1][:, 0].shape)
@@ -90,7 +90,9 @@ def _encode(args: tuple[WindowFolder, int, Path, VideoVAE, MiniConfig]) -> None:
     walk, mirror = folder.open(index), path.stem.endswith("mirror")
     captions = [mirrored(c) if mirror else c for c in walk.captions]
     prompt = World.generate(int(path.stem.removesuffix("-mirror"))).caption()
-    write_atomic(path, encode_walk(walk, vae, config, mirror), {"captions": json.dumps(captions), "prompt": prompt})
+    with torch.autocast("cpu", torch.bfloat16):  # stored in 16 bits anyway
+        tensors = encode_walk(walk, vae, config, mirror)
+    write_atomic(path, tensors, {"captions": json.dumps(captions), "prompt": prompt})
 
 
 class LatentFolder:
@@ -109,6 +111,6 @@ class LatentFolder:
                 clip = int(fitting[rng.integers(len(fitting))])
                 names = ("target", "control", "references", "moving", "uncovered")
                 described = handle.metadata()
-                tensors = {n: handle.get_slice(n)[clip : clip + 1][0] for n in names}
+                tensors = {n: handle.get_slice(n)[clip : clip + 1][0].float() for n in names}
                 return tensors, described["prompt"], json.loads(described["captions"])[clip]
         raise ValueError(f"no window in {self.files.directory} has {least_references} references")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from spatia_model.generator.conditioning import encode_references, pooled_control, to_frames, to_model
+from spatia_model.generator.refiner import DetailRefiner
 from spatia_model.generator.sampler import denoise, draw_noise
 from spatia_model.generator.text import TextEncoder
 from spatia_model.generator.transformer import SpatiaTransformer
@@ -30,8 +31,15 @@ class SamplerOptions:
 class ClipGenerator:
     """The embedded tier's generator: VAE, transformer, text encoder and sampler behind one call."""
 
-    def __init__(self, vae: VideoVAE, transformer: SpatiaTransformer, text: TextEncoder, options: SamplerOptions):
-        self.vae, self.transformer, self.text, self.options = vae, transformer, text, options
+    def __init__(
+        self,
+        vae: VideoVAE,
+        transformer: SpatiaTransformer,
+        text: TextEncoder,
+        options: SamplerOptions,
+        refiner: DetailRefiner | None = None,
+    ):
+        self.vae, self.transformer, self.text, self.options, self.refiner = vae, transformer, text, options, refiner
 
     @torch.inference_mode()
     def generate(
@@ -73,7 +81,10 @@ class ClipGenerator:
         shape = (known_latents.shape[1], *control.shape[2:])
         noise = draw_noise((len(rngs), *shape), rngs).to(device)
         latents = self._denoise(noise, known_latents, references, control, [c.text for c in conditionings], rngs, progress)
-        return to_frames(self.vae.decode(latents, last=new)).cpu()
+        frames = self.vae.decode(latents, last=new)
+        if self.refiner is not None:
+            frames = self.refiner.refine(frames, projection[:, known:], mask[:, known:])
+        return to_frames(frames).cpu()
 
     def _denoise(self, noise, known, references, control, texts, rngs, progress) -> torch.Tensor:
         options = self.options

@@ -94,7 +94,7 @@ class CompactPerception(nn.Module):
         """See `Perceiver.perceive`. Without `prior` and `previous` nothing is called dynamic: there is no evidence."""
         x = stack_inputs(frames, T_world_camera, camera, prior, previous)
         with torch.inference_mode():
-            log_depth, log_scale, logit = self(x.to(next(self.parameters()).device))
+            log_depth, log_scale, logit = self(x.to(self.stem.weight))  # device and number type of the weights
         depth = log_depth.exp().clamp(0.05, MAX_DEPTH)
         dynamic = logit.sigmoid()
         if prior is None and previous is None:

@@ -15,8 +15,8 @@ import torch.multiprocessing as mp
 
 from spatia_model.training.loop import LoopConfig
 
-STAGES = ("data", "vae", "perception", "latents", "denoiser", "export")
-TRAINED = ("vae", "perception", "denoiser")
+STAGES = ("data", "vae", "perception", "latents", "denoiser", "refiner", "export")
+TRAINED = ("vae", "perception", "denoiser", "refiner")
 VALIDATION_SEED = 1_000_000
 
 EPILOG = """examples:
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"training seeds lie in 0..999,999: --seed {args.seed} --worlds {args.worlds} leaves that range")
     if args.processes < 1:
         raise ValueError(f"--processes must be at least 1, got {args.processes}")
-    for name, stages in (("steps", TRAINED), ("batch", TRAINED[1:]), ("lr", TRAINED)):
+    for name, stages in (("steps", TRAINED), ("batch", ("perception", "denoiser")), ("lr", TRAINED)):
         for stage, value in _numbers(getattr(args, name), name).items():
             if stage not in stages or not 0 < value < math.inf or (name != "lr" and value != int(value)):
                 kind = "number" if name == "lr" else "whole number"

@@ -2,7 +2,7 @@
 
     runs/NAME/walks, validation       rendered worlds
     runs/NAME/windows, ...-validation the memory's side of them
-    runs/NAME/vae.pt, perception.pt, denoiser.pt   checkpoints; *.png pictures; *.jsonl validation figures
+    runs/NAME/vae.pt, perception.pt, denoiser.pt, refiner.pt   checkpoints; *.png pictures; *.jsonl validation figures
     runs/NAME/latents                 windows as latents
     runs/NAME/model                   the trained folder
 """
@@ -20,6 +20,7 @@ from spatia_model.data.latents import LatentFolder, make_latents
 from spatia_model.data.procedural import ClipFolder, make_walks
 from spatia_model.data.windows import WindowFolder, make_windows
 from spatia_model.generator.pipeline import SamplerOptions
+from spatia_model.generator.refiner import DetailRefiner
 from spatia_model.generator.vae import CompactVideoVAE
 from spatia_model.model_folder import save_mini
 from spatia_model.perception.compact import CompactPerception
@@ -28,6 +29,7 @@ from spatia_model.training.loop import LoopConfig, fit
 from spatia_model.training.pictures import PicturePool
 from spatia_model.training.stage_denoiser import DenoiserStage
 from spatia_model.training.stage_perception import PerceptionStage
+from spatia_model.training.stage_refiner import RefinerStage
 from spatia_model.training.stage_vae import VAEStage, measure_latents
 
 MINI = MiniConfig()
@@ -74,7 +76,7 @@ def perception(out: Path, args: argparse.Namespace) -> None:
 
 
 def latents(out: Path, args: argparse.Namespace) -> None:
-    make_latents(WindowFolder(out / "walks", out / "windows"), out / "latents", load_vae(out), MINI)
+    make_latents(WindowFolder(out / "walks", out / "windows"), out / "latents", load_vae(out), MINI, args.processes)
 
 
 def denoiser(out: Path, args: argparse.Namespace) -> None:
@@ -90,10 +92,19 @@ def denoiser_stage(out: Path, batch: int = 16) -> DenoiserStage:
     return DenoiserStage(LatentFolder(out / "latents"), validation, load_vae(out), VOCABULARY, MINI, batch=batch)
 
 
+def refiner(out: Path, args: argparse.Namespace) -> None:
+    windows = WindowFolder(out / "walks", out / "windows")
+    stage = RefinerStage(windows, WindowFolder(out / "validation", out / "windows-validation"), load_vae(out))
+    fit(stage, loop_config(args, "refiner", LoopConfig(steps=1000, lr=2e-3, validate_every=250)), out, args.device)
+
+
 def export(out: Path, args: argparse.Namespace) -> None:
     """Put the averaged weights of all stages into one folder that `WorldModel.from_pretrained` opens."""
     generator = denoiser_stage(out).model
     generator.load_state_dict(_read(out / "denoiser.pt", "denoiser")["average"])
     perceiver = CompactPerception()
     perceiver.load_state_dict(_read(out / "perception.pt", "perception")["average"])
-    save_mini(out / "model", MINI, SamplerOptions(steps=MINI.steps), load_vae(out), generator.transformer, generator.text, perceiver)
+    refine = DetailRefiner()
+    refine.load_state_dict(_read(out / "refiner.pt", "refiner")["average"])
+    options = SamplerOptions(steps=MINI.steps)
+    save_mini(out / "model", MINI, options, load_vae(out), generator.transformer, generator.text, perceiver, refine)

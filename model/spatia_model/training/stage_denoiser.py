@@ -81,14 +81,14 @@ class DenoiserStage:
             channels = tensors["target"].shape[0]
             if rng.random() < self.drop_memory:
                 moves = tensors["control"][channels + 4 :].clone()
-                tensors["control"] = self.empty_control.clone().to(tensors["control"].dtype)
+                tensors["control"] = self.empty_control.clone()
                 tensors["control"][channels + 4 :] = moves
                 tensors["uncovered"] = torch.full_like(tensors["uncovered"], 255)
             if rng.random() < 0.1:
                 tensors["control"] = torch.cat([tensors["control"][: channels + 4], torch.zeros_like(tensors["control"][channels + 4 :])])
             rows.append(tensors)
             texts.append("" if rng.random() < self.drop_text else join_texts(prompt if rng.random() < 0.5 else "", text))
-        batch = {name: torch.stack([row[name] for row in rows]).float() for name in rows[0]}
+        batch = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
         return batch, texts, references
 
     def loss(self, rng: np.random.Generator, generator: torch.Generator, step: int) -> tuple[torch.Tensor, dict[str, float]]:
