@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
 MAX_WORDS = 32  # of a window caption, full stops included
 NOUNS = (
-    "table", "chair", "stool", "sofa", "armchair", "bed", "bookshelf", "cabinet", "wardrobe", "lamp", "plant", "column", "crate", "box", "barrel", "bench",
-    "screen", "fireplace", "bush", "tree", "planter", "fountain", "umbrella", "statue", "door", "window", "picture", "shelf", "clock", "hedge", "fence", "house", "frame",
+    "table", "chair", "stool", "sofa", "armchair", "bed", "bookshelf", "cabinet", "wardrobe", "lamp", "plant",
+    "column", "crate", "box", "barrel", "bench", "screen", "fireplace", "bush", "tree", "planter", "fountain",
+    "umbrella", "statue", "door", "window", "picture", "shelf", "clock", "hedge", "fence", "house", "frame",
 )  # fmt: skip
 SILENT = (
     "floor",

@@ -99,7 +99,7 @@ def statue(rng: np.random.Generator) -> Piece:
 
 # (maker, weight, may stand free in the middle)
 OUTDOORS: list[tuple[fu.Maker, float, bool]] = [
-    (fu.bench, 1.4, True), (bush, 1.8, True), (tree, 1.5, True), (planter, 1.4, True), (fountain, 0.6, True), (lamp_post, 0.8, True),
-    (umbrella, 0.7, True), (statue, 0.8, True), (fu.barrel, 0.8, True), (fu.crates, 0.8, True), (fu.table, 0.7, True), (fu.chair, 0.8, True),
-    (fu.column, 0.8, True), (fu.block, 0.6, True), (fu.plant, 0.8, True),
+    (fu.bench, 1.4, True), (bush, 1.8, True), (tree, 1.5, True), (planter, 1.4, True), (fountain, 0.6, True),
+    (lamp_post, 0.8, True), (umbrella, 0.7, True), (statue, 0.8, True), (fu.barrel, 0.8, True), (fu.crates, 0.8, True),
+    (fu.table, 0.7, True), (fu.chair, 0.8, True), (fu.column, 0.8, True), (fu.block, 0.6, True), (fu.plant, 0.8, True),
 ]  # fmt: skip

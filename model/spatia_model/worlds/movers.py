@@ -180,6 +180,17 @@ def draw_mover(rng: np.random.Generator, motion: str, color_name: str) -> Mover:
     pattern = int(rng.choice([tx.BALL, tx.BALL, tx.SPOTS])) if shape == "ball" else int(rng.choice([tx.PLAIN, tx.STRIPES]))
     hop = float(rng.uniform(0.25, 0.6)) if motion == "bounce" else 0.0
     return Mover(
-        name=f"{color_name} {shape}", color_name=color_name, color=MOVER_COLORS[color_name], shape=shape, motion=motion, radius=radius, anchor=(0.0, -radius, 0.0),
-        heading=float(rng.uniform(-math.pi, math.pi)), reach=0.0, schedule=(0.0,) * (SCHEDULE_SECONDS + 1), hop=hop, pattern=pattern, seed=int(rng.integers(1, 1 << 15)),
-    )  # fmt: skip
+        name=f"{color_name} {shape}",
+        color_name=color_name,
+        color=MOVER_COLORS[color_name],
+        shape=shape,
+        motion=motion,
+        radius=radius,
+        anchor=(0.0, -radius, 0.0),
+        heading=float(rng.uniform(-math.pi, math.pi)),
+        reach=0.0,
+        schedule=(0.0,) * (SCHEDULE_SECONDS + 1),
+        hop=hop,
+        pattern=pattern,
+        seed=int(rng.integers(1, 1 << 15)),
+    )

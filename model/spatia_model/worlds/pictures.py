@@ -125,7 +125,7 @@ def random_picture(rng: int | np.random.Generator, size: int | tuple[int, int] =
 
 
 def random_pan(rng: int | np.random.Generator, frames: int, size: int = 128) -> np.ndarray:
-    """A slow pan, zoom and turn over one picture: uint8 (T, size, size, 3), as a video for the VAE. The noise is the same in no two frames."""
+    """A slow pan, zoom and turn over one picture: uint8 (T, size, size, 3), a video for the VAE. Noise differs per frame."""
     rng = _generator(rng)
     if frames < 1 or size < 8:
         raise ValueError(f"frames must be at least 1 and size at least 8 pixels, got {frames} and {size}")

@@ -160,10 +160,23 @@ class World:
         name = str(wp.device_from_torch(device))
         intrinsics = wp.vec4(float(k[0, 0]), float(k[1, 1]), float(k[0, 2]), float(k[1, 2]))
         head = [
-            wp.from_torch(poses.to(device, torch.float32).contiguous(), dtype=wp.mat44), intrinsics, tables["prims"], tables["groups"], wp.array(self._orders(poses, camera), dtype=int, ndim=2, device=name), tables["mats"], tables["env"], tables["parts"],
-            wp.array(where, dtype=wp.vec3, ndim=2, device=name), wp.array(turn, dtype=wp.quat, ndim=2, device=name), EDGE,
-            wp.from_torch(color, dtype=wp.vec3), wp.from_torch(light, dtype=wp.vec3), wp.from_torch(ident), wp.from_torch(depth), wp.from_torch(rgb),
-        ]  # fmt: skip
+            wp.from_torch(poses.to(device, torch.float32).contiguous(), dtype=wp.mat44),
+            intrinsics,
+            tables["prims"],
+            tables["groups"],
+            wp.array(self._orders(poses, camera), dtype=int, ndim=2, device=name),
+            tables["mats"],
+            tables["env"],
+            tables["parts"],
+            wp.array(where, dtype=wp.vec3, ndim=2, device=name),
+            wp.array(turn, dtype=wp.quat, ndim=2, device=name),
+            EDGE,
+            wp.from_torch(color, dtype=wp.vec3),
+            wp.from_torch(light, dtype=wp.vec3),
+            wp.from_torch(ident),
+            wp.from_torch(depth),
+            wp.from_torch(rgb),
+        ]
 
         def work(first: int, frames: int) -> None:
             wp.launch(render_kernel, dim=(frames, high, wide), inputs=[first, 0, *head], device=name)
@@ -243,9 +256,17 @@ class World:
         tables = self._on_device(device)
         name = str(wp.device_from_torch(device))
         wp.launch(
-            distance_kernel, dim=len(points), device=name,
-            inputs=[wp.from_torch(points.float().contiguous(), dtype=wp.vec3), float(limit), tables["prims"], tables["groups"], wp.from_torch(out)],
-        )  # fmt: skip
+            distance_kernel,
+            dim=len(points),
+            device=name,
+            inputs=[
+                wp.from_torch(points.float().contiguous(), dtype=wp.vec3),
+                float(limit),
+                tables["prims"],
+                tables["groups"],
+                wp.from_torch(out),
+            ],
+        )
         return out
 
     def static_distance(self, points: torch.Tensor) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+
 from spatia_model.worlds.shapes import BOX, LYING_CYLINDER, SPHERE
 from spatia_model.worlds.world import Tables
 

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-import sys
-
-sys.path.insert(0, str(Path(__file__).parent))
-import reference
 from spatia_model.geometry.camera import camera_from_fov, pixel_rays, unproject
 from spatia_model.worlds import FAR, World
 from spatia_model.worlds.layout import Plan
@@ -20,6 +15,7 @@ from spatia_model.worlds.scene import Body, Material, Piece, Scene
 from spatia_model.worlds.shapes import BOX, CYLINDER, LYING_CYLINDER, SPHERE
 from spatia_model.worlds.trajectories import pose_from
 from spatia_model.worlds.world import Tables
+from tests.spatia_model.worlds import reference
 
 CAMERA = camera_from_fov(math.radians(75), 24, 24)
 

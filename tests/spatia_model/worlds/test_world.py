@@ -211,7 +211,8 @@ def test_is_free_means_clear_all_the_way_down() -> None:
     assert bool(world.is_free(at, 0.3).all())
     outside = torch.tensor([[world.plan.width, -1.4, 0.0], [0.0, -10.0, 0.0], [0.0, 0.5, 0.0], [math.nan, -1.4, 0.0]])
     assert not bool(world.is_free(outside, 0.3).any())
-    low = next(t for t in world.things if t.noun in ("table", "stool", "sofa", "armchair", "bed", "cabinet", "chair", "box") and t.high[1] > -0.1)
+    furniture = ("table", "stool", "sofa", "armchair", "bed", "cabinet", "chair", "box")
+    low = next(t for t in world.things if t.noun in furniture and t.high[1] > -0.1)
     above = torch.tensor([[(low.low[0] + low.high[0]) / 2, -world.plan.height + 0.35, (low.low[2] + low.high[2]) / 2]])
     assert not bool(world.is_free(above, 0.3).any())  # not while standing in a table
 
@@ -224,7 +225,13 @@ def test_largest_area() -> None:
 
 @pytest.mark.parametrize(
     ("kwargs", "word"),
-    [({"seed": -1}, "seed"), ({"seed": 1.5}, "seed"), ({"seed": True}, "seed"), ({"seed": 2_000_000, "kind": "cave"}, "kind"), ({"seed": 2_000_000, "movers": 4}, "movers")],
+    [
+        ({"seed": -1}, "seed"),
+        ({"seed": 1.5}, "seed"),
+        ({"seed": True}, "seed"),
+        ({"seed": 2_000_000, "kind": "cave"}, "kind"),
+        ({"seed": 2_000_000, "movers": 4}, "movers"),
+    ],
 )
 def test_generate_refuses(kwargs: dict, word: str) -> None:
     with pytest.raises(ValueError, match=word):
