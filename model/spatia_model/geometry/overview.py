@@ -64,7 +64,7 @@ def top_view(
         return [(float(a) * draw_scale, float(b) * draw_scale) for a, b in zip(np.ravel(u), np.ravel(v), strict=True)]
 
     track = place(poses[:, [0, 2], 3])
-    unit = max(min(height, width) / 256, 0.5) * draw_scale
+    unit = max(min(height, width) / 256, 0.7) * draw_scale
     if len(track) > 1:
         draw.line(track, fill=(0, 0, 0, 150), width=round(4 * unit), joint="curve")
         recent = max(len(track) - 48, 0)

@@ -205,3 +205,78 @@ def look_through(
     ]
     launcher(device)(kernels.look_through, (len(entries), lanes), inputs)
     return penalty.float() / 256
+
+
+def splat_reference(
+    points: torch.Tensor,
+    colors: torch.Tensor,
+    T_world_camera: torch.Tensor,
+    camera: Camera,
+    radius: torch.Tensor | float,
+    near: float = 0.05,
+    *,
+    style: SplatStyle | None = None,
+) -> Projection:
+    """What `splat` computes, in plain torch over every point and pixel: for tests, and to read. Arguments as in `splat`."""
+    style = style or SplatStyle()
+    width, height, border = camera.width, camera.height, max(style.hole_reach, style.leak_reach)
+    radii = torch.as_tensor(radius, dtype=torch.float32).expand(len(points))
+    fx, fy, cx, cy = (float(camera.K[i, j]) for i, j in ((0, 0), (1, 1), (0, 2), (1, 2)))
+    frames = []
+    for T_camera_world in se3.inverse(T_world_camera).float():
+        x, y, z = (points @ T_camera_world[:3, :3].T + T_camera_world[:3, 3]).unbind(1)
+        ahead = z > near
+        u, v = fx * x / z + cx, fy * y / z + cy
+
+        def distances(margin: int, u: torch.Tensor = u, v: torch.Tensor = v) -> tuple[torch.Tensor, torch.Tensor]:
+            """(N, H', W') offsets of every pixel centre from every point, in an image with a margin."""
+            columns = torch.arange(-margin, width + margin) + 0.5
+            rows = torch.arange(-margin, height + margin) + 0.5
+            return columns[None, None] - u[:, None, None], rows[None, :, None] - v[:, None, None]
+
+        def covers(grow: float, margin: int, z: torch.Tensor = z, ahead: torch.Tensor = ahead) -> torch.Tensor:
+            half = (grow * fx * radii / z).clamp(0.5, style.cap)[:, None, None]
+            dx, dy = distances(margin)
+            return (dx.abs() <= half) & (dy.abs() <= half) & ahead[:, None, None]
+
+        depths = z[:, None, None].expand(-1, height + 2 * border, width + 2 * border)
+        thin = torch.where(covers(style.thin, border), depths, torch.tensor(_FAR)).amin(0)
+        layer = _closed(thin, border, style)
+
+        dx, dy = distances(0)
+        square = dx * dx + dy * dy
+        thickness = style.tolerance * z + 2 * radii
+        candidate = covers(style.fat, 0) & ((z[:, None, None] - layer).abs() <= thickness[:, None, None])
+        nearest, index = torch.where(candidate, square, torch.tensor(torch.inf)).min(0)
+        mask = nearest < torch.inf
+        reach = (style.blend * fx * radii / z).clamp(min=0.75)[:, None, None]
+        weight = ((1 - square / reach**2).clamp(min=0).square() * 1024).floor() * candidate
+        weight = torch.where(weight > 0, weight, torch.zeros(())).double()
+        total = weight.sum(0)
+        blended = torch.einsum("nhw,nc->hwc", weight, colors.double())
+        blended = torch.div(blended + torch.div(total, 2, rounding_mode="floor")[..., None], total.clamp(min=1)[..., None]).floor()
+        rgb = torch.where((total > 0)[..., None], blended, colors[index].double()).to(torch.uint8) * mask[..., None]
+        frames.append((rgb, z[index] * mask, mask, torch.where(mask, index, -1).int()))
+    rgb, depth, mask, index = (torch.stack(x) for x in zip(*frames, strict=True))
+    return Projection(rgb, depth, mask, index)
+
+
+def _closed(thin: torch.Tensor, border: int, style: SplatStyle) -> torch.Tensor:
+    """The front layer (H, W) of a depth buffer (H + 2 border, W + 2 border), with gaps closed from opposite neighbours."""
+    height, width = thin.shape[0] - 2 * border, thin.shape[1] - 2 * border
+    middle = thin[border : border + height, border : border + width]
+
+    def along(dy: int, dx: int, reach: int) -> torch.Tensor:
+        steps = [
+            thin[border + k * dy : border + k * dy + height, border + k * dx : border + k * dx + width] for k in range(1, reach + 1)
+        ]
+        return torch.stack(steps).amin(0)
+
+    def closing(reach: int, limit: torch.Tensor, pairs: int) -> torch.Tensor:
+        both = torch.stack([torch.maximum(along(dy, dx, reach), along(-dy, -dx, reach)) for dy, dx in ((0, 1), (1, 0), (1, 1), (-1, 1))])
+        closed = both < limit
+        return torch.where(closed.sum(0) >= pairs, torch.where(closed, both, torch.tensor(_FAR)).amin(0), middle)
+
+    leaks = closing(style.leak_reach, middle / (1 + style.leak_gap), style.leak_pairs)
+    holes = closing(style.hole_reach, torch.full_like(middle, _FAR), style.hole_pairs)
+    return torch.where(middle >= _FAR, holes, leaks)
