@@ -16,8 +16,8 @@ from torch import nn
 
 @dataclass(frozen=True)
 class RefinerConfig:
-    width: int = 24
-    blocks: int = 2
+    width: int = 32
+    blocks: int = 3
 
     def __post_init__(self) -> None:
         if self.width < 1 or self.blocks < 1:

@@ -24,7 +24,7 @@ CONFIDENT_ERROR = 0.05  # "confident" means a relative depth error below this
 
 @dataclass(frozen=True)
 class CompactPerceptionConfig:
-    widths: tuple[int, ...] = (24, 40, 72, 112, 144)
+    widths: tuple[int, ...] = (24, 40, 64, 96, 112)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "widths", tuple(self.widths))
@@ -41,7 +41,8 @@ class _Block(nn.Module):
         nn.init.zeros_(self.conv2.bias)  # type: ignore[arg-type]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x + self.conv2(F.silu(self.conv1(x)))
+        y = x * torch.rsqrt(x.square().mean(1, keepdim=True) + 1e-4)  # per pixel; without it training diverges
+        return x + self.conv2(F.silu(self.conv1(y)))
 
 
 class CompactPerception(nn.Module):
@@ -81,7 +82,7 @@ class CompactPerception(nn.Module):
             y = self.up_blocks[i](F.interpolate(self.up[i](y), scale_factor=2.0) + skips[i])
         correction, log_scale, logit = F.pixel_shuffle(self.head(y), 2).float().unbind(1)
         log_depth = prior.float() + correction + math.log(TYPICAL_DEPTH)
-        return tuple(v[:, : size[0], : size[1]] for v in (log_depth, log_scale.clamp(-7, 3), logit))  # type: ignore[return-value]
+        return tuple(v[:, : size[0], : size[1]] for v in (log_depth, log_scale.clamp(-4, 2), logit))  # type: ignore[return-value]
 
     def perceive(
         self,

@@ -20,7 +20,6 @@ from spatia_model.data.latents import LatentFolder, make_latents
 from spatia_model.data.procedural import ClipFolder, make_walks
 from spatia_model.data.windows import WindowFolder, make_windows
 from spatia_model.generator.pipeline import SamplerOptions
-from spatia_model.generator.refiner import DetailRefiner
 from spatia_model.generator.vae import CompactVideoVAE
 from spatia_model.model_folder import save_mini
 from spatia_model.perception.compact import CompactPerception
@@ -29,7 +28,7 @@ from spatia_model.training.loop import LoopConfig, fit
 from spatia_model.training.pictures import PicturePool
 from spatia_model.training.stage_denoiser import DenoiserStage
 from spatia_model.training.stage_perception import PerceptionStage
-from spatia_model.training.stage_refiner import RefinerStage
+from spatia_model.training.stage_refiner import Pair, RefinerStage
 from spatia_model.training.stage_vae import VAEStage, measure_latents
 
 MINI = MiniConfig()
@@ -93,18 +92,24 @@ def denoiser_stage(out: Path, batch: int = 16) -> DenoiserStage:
 
 
 def refiner(out: Path, args: argparse.Namespace) -> None:
-    windows = WindowFolder(out / "walks", out / "windows")
-    stage = RefinerStage(windows, WindowFolder(out / "validation", out / "windows-validation"), load_vae(out))
-    fit(stage, loop_config(args, "refiner", LoopConfig(steps=1000, lr=2e-3, validate_every=250)), out, args.device)
+    stage = RefinerStage(WindowFolder(out / "walks", out / "windows"), trained_denoiser(out))
+    fit(stage, loop_config(args, "refiner", LoopConfig(steps=1200, lr=1e-3, ema=0.99, validate_every=300)), out, args.device)
+
+
+def trained_denoiser(out: Path) -> DenoiserStage:
+    """The denoiser stage with its averaged weights."""
+    stage = denoiser_stage(out)
+    stage.model.load_state_dict(_read(out / "denoiser.pt", "denoiser")["average"])
+    stage.model.eval().requires_grad_(False)
+    return stage
 
 
 def export(out: Path, args: argparse.Namespace) -> None:
     """Put the averaged weights of all stages into one folder that `WorldModel.from_pretrained` opens."""
-    generator = denoiser_stage(out).model
-    generator.load_state_dict(_read(out / "denoiser.pt", "denoiser")["average"])
+    generator = trained_denoiser(out).model
     perceiver = CompactPerception()
     perceiver.load_state_dict(_read(out / "perception.pt", "perception")["average"])
-    refine = DetailRefiner()
-    refine.load_state_dict(_read(out / "refiner.pt", "refiner")["average"])
+    pair = Pair(None)
+    pair.load_state_dict(_read(out / "refiner.pt", "refiner")["average"])
     options = SamplerOptions(steps=MINI.steps)
-    save_mini(out / "model", MINI, options, load_vae(out), generator.transformer, generator.text, perceiver, refine)
+    save_mini(out / "model", MINI, options, load_vae(out), generator.transformer, generator.text, perceiver, pair.refiner)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from spatia_model.config import MiniConfig
 from spatia_model.data.latents import LatentFolder, read_window
-from spatia_model.data.windows import WindowFolder
+from spatia_model.data.windows import Walk, WindowFolder
 from spatia_model.evaluation.metrics import gradient_energy, psnr
 from spatia_model.generator.conditioning import encode_references, pooled_control, to_frames, to_model
 from spatia_model.generator.sampler import denoise
@@ -106,7 +107,8 @@ class DenoiserStage:
         times = torch.zeros(b, x.shape[2])
         times[:, references + self.known :] = 1000 * sigma[:, None]
         context = self.model.text.encode(texts)
-        out = self.model.transformer(x, times, context, batch["control"], references).float()
+        with sdpa_kernel(SDPBackend.MATH):  # the fused kernel's backward is slower at these few tokens
+            out = self.model.transformer(x, times, context, batch["control"], references).float()
         error = (out - x_target(refs, data))[:, :, references + self.known :].square().mean(1)  # (B, F, h, w)
         weight = 1 + 4 * batch["moving"][:, self.known :] / 255 + 0.5 * batch["uncovered"][:, self.known :] / 255
         weight = weight / (sigma.square() + 0.1).view(-1, 1, 1, 1)
@@ -115,9 +117,8 @@ class DenoiserStage:
         return (error * weight).mean(), {k: v for k, v in figures.items() if np.isfinite(v)}
 
     @torch.no_grad()
-    def _generate(self, index: int, clip: int, steps: int, seed: int = 0):
-        walk = self.validation.open(index)
-        clip %= len(walk.captions)
+    def generate(self, walk: Walk, clip: int, steps: int, seed: int = 0) -> tuple[torch.Tensor, ...]:
+        """One clip of a walk as the model draws it: truth and frames (T, H, W, 3) uint8, mask, moving (T, H, W) bool, projection rgb."""
         rgb, dynamic, projection = read_window(walk, clip, self.mini)
         h = self.mini.history_frames
         known = dynamic.clone()
@@ -129,15 +130,19 @@ class DenoiserStage:
         ids = walk.references(clip)
         refs = encode_references(self.vae, torch.cat([walk.rgb(i, i + 1) for i in ids]))[None] if ids else None
         context = self.model.text.encode([walk.captions[clip]])
-        noise = torch.randn(1, history.shape[1], control.shape[2], *control.shape[3:], generator=torch.Generator().manual_seed(seed))
+        noise = torch.randn(1, history.shape[1], *control.shape[2:], generator=torch.Generator().manual_seed(seed))
         latents = sample_window(self.model.transformer, noise, history, refs, context, control, steps)
         frames = to_frames(self.vae.decode(latents, self.mini.frames_per_clip))[0]
         return rgb[h:], frames, projection.mask[h:], dynamic[h:] > 0.5, projection.rgb[h:]
 
+    def _validation(self, i: int) -> tuple[torch.Tensor, ...]:
+        walk = self.validation.open(i % len(self.validation))
+        return self.generate(walk, i % len(walk.captions), self.mini.steps)
+
     def validate(self) -> dict[str, float]:
         rows: dict[str, list[float]] = {n: [] for n in ("covered", "uncovered", "moving", "energy_covered", "energy_uncovered", "raw")}
         for i in range(24):
-            truth, frames, mask, moving, shown = self._generate(i % len(self.validation), i % 7, self.mini.steps)
+            truth, frames, mask, moving, shown = self._validation(i)
             a, b = frames.permute(0, 3, 1, 2).float(), truth.permute(0, 3, 1, 2).float()
             m = mask.unsqueeze(1)
             rows["covered"].append(psnr(a, b, m, 255))
@@ -152,7 +157,7 @@ class DenoiserStage:
     def sample(self) -> np.ndarray:
         rows = []
         for i in range(8):
-            truth, frames, _, _, shown = self._generate(i % len(self.validation), i % 7, self.mini.steps)
+            truth, frames, _, _, shown = self._validation(i)
             rows.append(torch.cat([truth[3], shown[3], frames[3], truth[7], shown[7], frames[7]], 1))
         return torch.cat(rows, 0).numpy()
 
@@ -169,4 +174,4 @@ def sample_window(transformer, noise, history, references, context, control, ste
     def predict(x: torch.Tensor, times: torch.Tensor) -> torch.Tensor:
         return transformer(x, times, conditions=conditions)
 
-    return denoise(predict, noise, history, references, steps=steps, prediction="sample", **options)
+    return denoise(predict, noise, history, references, steps=steps, shift=1.0, solver="euler", prediction="sample", **options)
