@@ -44,7 +44,7 @@ def build_courtyard(rng: np.random.Generator) -> tuple[Scene, Plan]:
     if strength > 0:
         low = sun[1] > -0.42
         color = (3.0, 2.1, 1.25) if low else (3.0, 2.75, 2.35)
-        scene.light(tuple(sun), tuple(strength * c for c in color), point=False)
+        scene.light(tuple(sun), (strength * color[0], strength * color[1], strength * color[2]), point=False)
     env = scene.env
     bright = 1.0 if strength == 0 else 0.62
     dome = (env[0, :3] + env[1, :3]) * 0.5

@@ -1,3 +1,4 @@
+# type: ignore  (Warp compiles the functions of this file; to a type checker they are not Python)
 """The ray-caster and the distance field: two Warp kernels, the same source on CPU and GPU. Tables: see `tracing.py` and `scene.py`."""
 
 # ruff: noqa: UP018  (in Warp float() makes a variable)

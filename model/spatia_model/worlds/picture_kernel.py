@@ -1,3 +1,4 @@
+# type: ignore  (Warp compiles the functions of this file; to a type checker they are not Python)
 """Warp kernel behind `pictures.py`: overlapping shapes seen from the front, over leaves, over a background."""
 
 # ruff: noqa: UP018  (in Warp float() makes a variable)

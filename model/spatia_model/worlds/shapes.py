@@ -1,3 +1,4 @@
+# type: ignore  (Warp compiles the functions of this file; to a type checker they are not Python)
 """Warp functions on single bodies: where a ray meets them, how far away they are, normals and surface coordinates.
 
 Kinds: 0 box, 1 vertical cylinder, 2 cylinder along its own x axis, 3 sphere. All work in the body's own frame.

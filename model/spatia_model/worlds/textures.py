@@ -1,3 +1,4 @@
+# type: ignore  (Warp compiles the functions of this file; to a type checker they are not Python)
 """Procedural textures and sky as Warp functions: analytic, filtered by the pixel's footprint, the same on CPU and GPU.
 
 Every texture maps a point of a surface to an albedo. `u, v` are metres on the surface (v grows downwards on walls), `fp` is the

@@ -1,3 +1,4 @@
+# type: ignore  (Warp compiles the functions of this file; to a type checker they are not Python)
 """Warp functions on whole worlds: the nearest hit of a ray, and the distance to the nearest static body.
 
 A world reaches the kernels as tables of float32 (built in `scene.py`):
