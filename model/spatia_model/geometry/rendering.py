@@ -267,9 +267,7 @@ def _closed(thin: torch.Tensor, border: int, style: SplatStyle) -> torch.Tensor:
     middle = thin[border : border + height, border : border + width]
 
     def along(dy: int, dx: int, reach: int) -> torch.Tensor:
-        steps = [
-            thin[border + k * dy : border + k * dy + height, border + k * dx : border + k * dx + width] for k in range(1, reach + 1)
-        ]
+        steps = [thin[border + k * dy : border + k * dy + height, border + k * dx : border + k * dx + width] for k in range(1, reach + 1)]
         return torch.stack(steps).amin(0)
 
     def closing(reach: int, limit: torch.Tensor, pairs: int) -> torch.Tensor:

@@ -16,17 +16,30 @@ def dilate(mask: torch.Tensor, pixels: int) -> torch.Tensor:
     return F.max_pool2d(mask[:, None].float(), size, stride=1, padding=pixels)[:, 0] > 0.5
 
 
-def edge_strength(depth: torch.Tensor) -> torch.Tensor:
-    """(T, H, W) float32: how far each pixel of a z-depth map is from lying on a plane with its neighbours, as a share of its depth.
+def edge_strength(depth: torch.Tensor, reach: int = 2) -> torch.Tensor:
+    """(T, H, W) float32: how far each pixel of a z-depth map is from lying on a plane with those `reach` pixels away,
+    as a share of its depth.
 
     Inverse depth is linear across the image of a plane, however steep, so its second difference is zero there. At a jump it is the relative
-    jump; it also marks "flying" pixels between two surfaces, where predicted depth puts ghosts.
+    jump.
     """
     inverse = 1.0 / depth.clamp(min=1e-3)
-    padded = F.pad(inverse[:, None], (1, 1, 1, 1), mode="replicate")[:, 0]
-    across = (padded[:, 1:-1, 2:] + padded[:, 1:-1, :-2] - 2 * inverse).abs()
-    down = (padded[:, 2:, 1:-1] + padded[:, :-2, 1:-1] - 2 * inverse).abs()
+    r = reach
+    padded = F.pad(inverse[:, None], (r, r, r, r), mode="replicate")[:, 0]
+    across = (padded[:, r:-r, 2 * r :] + padded[:, r:-r, : -2 * r] - 2 * inverse).abs()
+    down = (padded[:, 2 * r :, r:-r] + padded[:, : -2 * r, r:-r] - 2 * inverse).abs()
     return torch.maximum(across, down) / inverse
+
+
+def flying(depth: torch.Tensor, edge: torch.Tensor, margin: float = 0.04) -> torch.Tensor:
+    """(T, H, W) bool: pixels between two surfaces, where a predictor that blurs a depth edge puts ghosts in mid-air.
+
+    They are near an `edge` (T, H, W) bool, and clearly behind the nearest and before the farthest depth of their 5x5 neighbourhood.
+    """
+    image = depth[:, None]
+    nearest = -F.max_pool2d(-image, 5, stride=1, padding=2)[:, 0]
+    farthest = F.max_pool2d(image, 5, stride=1, padding=2)[:, 0]
+    return dilate(edge, 1) & (depth > nearest * (1 + margin)) & (depth < farthest * (1 - margin))
 
 
 def slope(depth: torch.Tensor, camera: Camera) -> torch.Tensor:
@@ -53,14 +66,17 @@ def fusing_weight(
 ) -> torch.Tensor:
     """(T, H, W) float32 weight with which each pixel enters the map; 0 keeps it out.
 
-    Out are pixels that perception is not sure of, that move (and those around them), and flying pixels at depth edges. Surfaces seen at a
-    grazing angle count less: a small depth error shifts them far.
+    Out are pixels that perception is not sure of, that move (and those around them), and flying pixels. Depth edges count less, as do
+    surfaces seen at a grazing angle: there a small depth error shifts points far.
     """
     depth = perception.depth
     keep = (depth > 0) & (perception.confidence >= min_confidence) & ~dilate(perception.dynamic > dynamic_threshold, dynamic_dilation)
     near = torch.where(depth >= sky_depth, torch.full_like(depth, sky_depth), depth)
-    keep &= edge_strength(near) < edge_threshold
+    edge = edge_strength(near) > edge_threshold
+    keep &= ~flying(near, edge)
     tangent = slope(near, camera)
     # 1 up to about 70 degrees from the normal, then falling
     facing = (3.0 / tangent.clamp(min=3.0)).square()
-    return torch.where(keep, perception.confidence * facing, torch.zeros_like(depth))
+    # the colour of an edge pixel is mixed from both surfaces: a view that sees one alone shall outweigh it
+    mixed = torch.where(edge, 0.25, 1.0)
+    return torch.where(keep, perception.confidence * facing * mixed, torch.zeros_like(depth))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import os
 import warnings
 from dataclasses import dataclass
 
@@ -38,6 +39,25 @@ def odometry_available() -> bool:
         return True
     warnings.warn("open3d is not installed: poses are taken from the path. `pip install open3d` refines them", stacklevel=3)
     return False
+
+
+@functools.cache
+def _open3d():
+    """open3d, told at its start to use one thread.
+
+    Its loops are small, and its threads spin while they wait, on a busy machine for seconds. One thread also adds up in one order, so that a
+    pose is the same in every run.
+    """
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = "1"
+    try:
+        import open3d
+    finally:
+        if before is None:
+            del os.environ["OMP_NUM_THREADS"]
+        else:
+            os.environ["OMP_NUM_THREADS"] = before
+    return open3d
 
 
 def residual(
@@ -82,8 +102,7 @@ def residual(
 
 def _odometry(frame: torch.Tensor, depth: torch.Tensor, projection: Projection, row: int, camera: Camera) -> torch.Tensor | None:
     """T_path_frame (4, 4) of one frame against the rendered memory, or None where open3d finds none."""
-    import open3d as o3d
-
+    o3d = _open3d()
     K = camera.K
     # open3d's pixel centres are at whole numbers
     intrinsic = o3d.camera.PinholeCameraIntrinsic(
@@ -110,7 +129,7 @@ def _odometry(frame: torch.Tensor, depth: torch.Tensor, projection: Projection, 
     )
     if not found or not np.isfinite(T).all():
         return None
-    # open3d adds up over threads in any order; rounding the twist makes the pose the same in every run
+    # where something else loaded OpenMP with more threads, sums come in any order: rounding hides it
     twist = se3.log(torch.from_numpy(np.array(T, dtype=np.float64)))
     return se3.exp((twist * 1e6).round() / 1e6)
 

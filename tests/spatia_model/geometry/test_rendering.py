@@ -41,7 +41,9 @@ def test_holes_are_black_and_marked():
     points, colors, radius = cloud(40, 2_000_013)
     seen = splat(points, colors, poses(2), small_camera(), radius)
     assert not bool(seen.mask.all()) and bool(seen.mask.any())
-    assert bool((seen.rgb[~seen.mask] == 0).all()) and bool((seen.depth[~seen.mask] == 0).all()) and bool((seen.index[~seen.mask] == -1).all())
+    assert (
+        bool((seen.rgb[~seen.mask] == 0).all()) and bool((seen.depth[~seen.mask] == 0).all()) and bool((seen.index[~seen.mask] == -1).all())
+    )
     assert bool((seen.index[seen.mask] >= 0).all()) and bool((seen.depth[seen.mask] > 0).all())
 
 

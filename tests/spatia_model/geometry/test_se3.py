@@ -14,7 +14,11 @@ def twists(kind: str, count: int = 64) -> torch.Tensor:
     generator = torch.Generator().manual_seed(2_000_001)
     twist = torch.randn(count, 6, generator=generator, dtype=torch.float64)
     axis = twist[:, 3:] / twist[:, 3:].norm(dim=1, keepdim=True)
-    angle = {"any": 3.0 * torch.rand(count, 1, generator=generator, dtype=torch.float64), "tiny": torch.tensor(1e-7), "zero": torch.tensor(0.0)}
+    angle = {
+        "any": 3.0 * torch.rand(count, 1, generator=generator, dtype=torch.float64),
+        "tiny": torch.tensor(1e-7),
+        "zero": torch.tensor(0.0),
+    }
     angle |= {"half turn": torch.tensor(math.pi - 1e-9), "series border": torch.tensor(1e-2), "small": torch.tensor(1e-4)}
     twist[:, 3:] = axis * angle[kind]
     return twist

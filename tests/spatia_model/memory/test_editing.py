@@ -26,7 +26,7 @@ def test_remove_takes_exactly_the_box():
     before = memory()
     inside = ((before.positions >= 0) & (before.positions <= 1)).all(1)
     after = editing.remove_in_box(before, BOX)
-    assert 0 < int(inside.sum()) and torch.equal(after.keys, before.keys[~inside])
+    assert int(inside.sum()) > 0 and torch.equal(after.keys, before.keys[~inside])
 
 
 def test_recolour_keeps_light_and_shade_and_the_rest():

@@ -72,7 +72,10 @@ def test_fuse_returns_a_new_value_and_repeats_bit_for_bit():
     before = [x.clone() for x in (first.keys, first.positions, first.colors, first.confidence, first.last_seen)]
     second, again = (first.fuse(*batch(2_000_025)[:3], 1) for _ in range(2))
     assert same(second, again) and not same(first, second)
-    assert all(torch.equal(a, b) for a, b in zip(before, (first.keys, first.positions, first.colors, first.confidence, first.last_seen), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(before, (first.keys, first.positions, first.colors, first.confidence, first.last_seen), strict=True)
+    )
     assert same(first.fuse(*(x[:0] for x in batch(2_000_026)[:3]), 5), first)
 
 

@@ -34,7 +34,9 @@ def test_retrieval_ranks_by_iou_and_keeps_the_threshold():
     bank = bank_of((0, 100), (50, 150), (90, 190), (300, 400))
     target = keys(60, 160)
     scores = {k.id: plain_iou(k.visible, target) for k in bank.keyframes}
-    assert retrieve(bank, target, 4, threshold=0.0) == tuple(i for i in sorted(scores, key=lambda i: -scores[i]) if scores[i] > 0) == (1, 2, 0)
+    assert (
+        retrieve(bank, target, 4, threshold=0.0) == tuple(i for i in sorted(scores, key=lambda i: -scores[i]) if scores[i] > 0) == (1, 2, 0)
+    )
     assert retrieve(bank, target, 4, threshold=0.5) == (1, 2)
     assert retrieve(bank, target, 1, threshold=0.0) == (1,)
     assert retrieve(bank, target, 0) == () and retrieve(KeyframeBank(), target, 3) == ()
