@@ -95,7 +95,9 @@ def load_mini(folder: Path, device: str = "cpu") -> tuple[ClipGenerator, Compact
         if missing := set(FILES) - set(described["sha256"]):
             raise KeyError(f"sha256 of {', '.join(sorted(missing))}")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{folder}/config.json lacks, misnames or misstates a setting ({error}): take the folder's original config.json") from error
+        raise CheckpointError(
+            f"{folder}/config.json lacks, misnames or misstates a setting ({error}): take the folder's original config.json"
+        ) from error
     for name, part in zip(FILES, (vae, transformer, text, perception, refiner), strict=True):
         load_weights(part, folder / name)
         part.to(device).eval().requires_grad_(False)

@@ -112,7 +112,8 @@ def _tensors(state: WorldState) -> dict[str, torch.Tensor]:
 
 def _state(described: dict, tensors: dict[str, torch.Tensor], memory: PointMemory) -> WorldState:
     keyframes = tuple(
-        Keyframe(i, *(tensors[f"keyframe.{i}.{name}"] for name in ("frame", "T_world_camera", "visible"))) for i in described["keyframe_ids"]
+        Keyframe(i, *(tensors[f"keyframe.{i}.{name}"] for name in ("frame", "T_world_camera", "visible")))
+        for i in described["keyframe_ids"]
     )
     bounded = PointMemory(
         memory.voxel_size, memory.keys, memory.positions, memory.colors, memory.confidence, memory.last_seen, int(described["max_points"])

@@ -130,7 +130,9 @@ class WindowFolder:
         name = self.windows.files[index].name
         position = next((i for i, path in enumerate(self.walks.files) if path.name == name), None)
         if position is None:
-            raise ValueError(f"{self.windows.directory / name} belongs to a walk that {self.walks.directory} lacks: remove it or make the walk")
+            raise ValueError(
+                f"{self.windows.directory / name} belongs to a walk that {self.walks.directory} lacks: remove it or make the walk"
+            )
         return Walk(self.walks.open(position), self.windows.open(index))
 
     def pick(self, rng: np.random.Generator) -> Walk:

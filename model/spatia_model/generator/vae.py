@@ -216,4 +216,6 @@ def _check_frames(frames: torch.Tensor, factor: int) -> None:
         raise ValueError(f"frames must be (B, 3, T, H, W), got {tuple(frames.shape)}")
     t, h, w = frames.shape[2:]
     if (t - 1) % TEMPORAL or h % factor or w % factor:
-        raise ValueError(f"the VAE takes 1 + {TEMPORAL}k frames with sides divisible by {factor}, got {t} frames of {h}x{w}: pad or crop them")
+        raise ValueError(
+            f"the VAE takes 1 + {TEMPORAL}k frames with sides divisible by {factor}, got {t} frames of {h}x{w}: pad or crop them"
+        )

@@ -110,6 +110,3 @@ def loop_config(args: argparse.Namespace, stage: str, default: LoopConfig) -> Lo
         bf16=not args.no_bf16,
         validate_every=max(1, min(default.validate_every, int(steps or default.steps))),
     )
-
-
-

@@ -158,7 +158,9 @@ def _report(stage: Stage, model: nn.Module, average: nn.Module, directory: Path,
     _say(f"{stage.name} step {step} validation: " + " ".join(f"{k} {v:.4g}" for k, v in figures.items()))
 
 
-def save_checkpoint(path: Path, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer, step: int, config: LoopConfig) -> None:
+def save_checkpoint(
+    path: Path, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer, step: int, config: LoopConfig
+) -> None:
     """Write everything a resumed run needs, atomically: a reader never sees half a file."""
     temporary = path.with_suffix(".partial")
     state = {"model": model.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict(), "step": step}

@@ -28,7 +28,12 @@ class PatchDiscriminator(nn.Module):
     def __init__(self, width: int = 32):
         super().__init__()
         w = width
-        layers = [nn.Conv2d(12, w, 3, padding=1), nn.Conv2d(w, 2 * w, 4, 2, 1), nn.Conv2d(2 * w, 3 * w, 4, 2, 1), nn.Conv2d(3 * w, 3 * w, 3, 1, 1)]
+        layers = [
+            nn.Conv2d(12, w, 3, padding=1),
+            nn.Conv2d(w, 2 * w, 4, 2, 1),
+            nn.Conv2d(2 * w, 3 * w, 4, 2, 1),
+            nn.Conv2d(3 * w, 3 * w, 3, 1, 1),
+        ]
         self.layers = nn.ModuleList(nn.utils.parametrizations.spectral_norm(layer) for layer in layers)
         self.score = nn.Conv2d(3 * w, 1, 3, padding=1)
 
@@ -104,7 +109,8 @@ class RefinerStage:
         # The discriminator judges whole pictures, but its wishes reach only what the map does not know.
         judged = torch.where(mask > 0.5, out.detach(), out)
         frozen = {k: v.detach() for k, v in (*self.model.discriminator.named_parameters(), *self.model.discriminator.named_buffers())}
-        wish = -(functional_call(self.model.discriminator, frozen, (judged,)) * F.adaptive_avg_pool2d(1 - mask, 16)).mean()
+        judgement = functional_call(self.model.discriminator, frozen, (judged,))
+        wish = -(judgement * F.adaptive_avg_pool2d(1 - mask, judgement.shape[-2:])).mean()
         real, fake = self.model.discriminator(truth), self.model.discriminator(judged.detach())
         share = F.adaptive_avg_pool2d(1 - mask, real.shape[-2:]) + 0.1
         critic = (F.relu(1 - real) * share + F.relu(1 + fake) * share).mean() / share.mean()
