@@ -32,7 +32,7 @@ format: setup
 	@.venv/bin/ruff check --fix . && .venv/bin/ruff format .
 
 bench: setup
-	@set -e; for file in benchmarks/bench_*.py; do [ -e "$$file" ] || continue; echo "== $$file" >&2; $(PY) "$$file"; done
+	@set -e; for file in benchmarks/*.py; do [ -e "$$file" ] || continue; echo "== $$file" >&2; $(PY) "$$file"; done
 
 lower-bounds: setup
 	@$(PY) scripts/lower_bounds.py

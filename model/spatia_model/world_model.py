@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -26,6 +27,13 @@ from spatia_model.perception.protocols import Perceiver
 from spatia_model.types import Camera, Clip, Conditioning, Projection, WorldState
 
 
+FIRST_CONFIDENCE = 1.0
+# New places must enter the map although their depth is a guess. What the map shows already was generated from it, so fusing it
+# again would only blur it a little more with every visit.
+# The same holds for its depth: only a very sure, clearly deeper look may take a point away.
+MAPPING = MappingConfig(min_confidence=0.08, known_weight=0.0, carve_min_confidence=0.8, carve_margin=0.12)
+
+
 class WorldModel:
     """A world model of one tier: generator, perceiver and memory settings. Stateless between calls.
 
@@ -38,7 +46,7 @@ class WorldModel:
 
     def __init__(self, generator: ClipGenerator, perceiver: Perceiver, config: MiniConfig, mapping: MappingConfig | None = None):
         self.generator, self.perceiver, self.config = generator, perceiver, config
-        self.mapping = mapping or MappingConfig()
+        self.mapping = mapping or MAPPING
 
     @staticmethod
     def from_pretrained(name_or_dir: str | Path = "spatia-mini", device: str = "cpu") -> WorldModel:
@@ -86,6 +94,8 @@ class WorldModel:
         pose = torch.eye(4, dtype=torch.float64) if T_world_camera is None else torch.as_tensor(T_world_camera, dtype=torch.float64)
         path = _check_path(pose[None], 1)
         perception = self.perceiver.perceive(frame, path, camera)
+        # The first picture's depth, right or wrong, is what this world's geometry means: all of it enters the map.
+        perception = replace(perception, confidence=perception.confidence.clamp(min=FIRST_CONFIDENCE))
         empty = PointMemory.empty(self.config.voxel_size)
         memory, _ = map_clip(empty, frame, path, camera, perception, empty.project(path, camera), 0, self.mapping)
         projection = memory.project(path, camera)

@@ -12,7 +12,7 @@ worlds; null with fewer than two). A key is null where nothing was measured. PSN
   covers them. With `--memory off` the generator is shown nothing; the split is then by what the first picture's points would cover.
 * `psnr_moving`: against the truth where it has something moving.
 * `gradient_energy_*`: that of the frames over that of the truth on the same pixels: 1 is as sharp, below is blur.
-* `psnr_vae`: the VAE's own reconstruction of the true frames: no generator behind it can do better.
+* `psnr_vae`: the VAE's own reconstruction of the true frames: a ceiling off the map; on it the refiner may pass it.
 * `ghost_rate`: see `ghosts.ghost_rate`, after the walk.
 * `rotation_error_deg`, `translation_error_pct`: camera motion of each clip, estimated from its pictures (`motion.py`), against the path.
   The frame before the clip is put into space with true depth where the first picture saw the surface (elsewhere the model may invent, and

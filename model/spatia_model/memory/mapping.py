@@ -33,6 +33,8 @@ class MappingConfig:
     sky_distance: float = 50.0  # where the sky is put, so that the map is bounded
     depth_error: float = 0.06  # surfaces are thinned by this share of depth: 2 to 3 standard deviations of perception's error; 0: never
     consolidate_stride: int = 4  # every n-th frame takes part in that
+    known_weight: float = 1.0  # share of its weight that a pixel keeps when the memory already shows its surface
+    known_margin: float = 0.1  # relative depth difference up to which it is the same surface
     carve: bool = True
     carve_stride: int = 2
     carve_margin: float = 0.06  # share of depth
@@ -133,6 +135,10 @@ def map_clip(
         memory = memory.carve(depth[looked], sure, poses[looked], camera, step, config.carve_margin, config.carve_min_confidence)
     carved = before - len(memory)
 
+    if projection is not None and config.known_weight < 1:
+        shown = projection.depth[rows]
+        known = projection.mask[rows] & ((depth[rows] - shown).abs() <= config.known_margin * shown)
+        weight = torch.where(known, weight * config.known_weight, weight)
     points = unproject(depth[rows], poses[rows], camera).reshape(-1, 3)
     pixel = depth[rows] * (2.0 / float(camera.K[0, 0] + camera.K[1, 1]))
     used = weight.reshape(-1)

@@ -19,7 +19,7 @@ from spatia_model.types import Camera, Perception, Projection
 
 TYPICAL_DEPTH = 3.0  # metres, the network's guess before it has looked
 MAX_DEPTH = 60.0
-CONFIDENT_ERROR = 0.05  # "confident" means a relative depth error below this
+CONFIDENT_ERROR = 0.1  # "confident" means a relative depth error below this
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class CompactPerception(nn.Module):
 
 
 def confidence_of(log_scale: torch.Tensor) -> torch.Tensor:
-    """Probability that the relative error stays below 5 %, for a Laplace error of this log scale."""
+    """Probability that the relative error stays below 10 %, for a Laplace error of this log scale."""
     return 1 - torch.exp(-CONFIDENT_ERROR / log_scale.exp())
 
 
