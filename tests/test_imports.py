@@ -88,7 +88,7 @@ def told(found: list[Import]) -> str:
 
 def test_the_rules_see_the_packages():
     assert "spatia_env.env" in FILES and "spatia_model.types" in FILES
-    assert any(i.source == "spatia_env.env" and i.target == "spatia_model.world_model" and not i.at_load for i in IMPORTS)
+    assert any(i.source == "spatia_env.inputs" and i.target == "spatia_model.world_model" and not i.at_load for i in IMPORTS)
 
 
 def test_spatia_model_imports_downwards_only():
