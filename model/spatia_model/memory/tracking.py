@@ -45,8 +45,8 @@ def odometry_available() -> bool:
 def _open3d():
     """open3d, told at its start to use one thread.
 
-    Its loops are small, and its threads spin while they wait, on a busy machine for seconds. One thread also adds up in one order, so that a
-    pose is the same in every run.
+    Its loops are small, and its threads spin while they wait, on a busy machine for seconds. One thread also adds up in one order, so
+    that a pose is the same in every run.
     """
     before = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = "1"

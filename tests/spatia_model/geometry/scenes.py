@@ -29,10 +29,10 @@ def plane_depth(T_world_camera: torch.Tensor, camera: Camera, distance: float) -
 
 
 def paint(points: torch.Tensor) -> torch.Tensor:
-    """A smooth colour (..., 3) uint8 at world points (..., 3)."""
-    phase = torch.tensor([0.0, 2.1, 4.2])
-    value = torch.sin(2.0 * points.sum(-1, keepdim=True) + points[..., :1] * 1.5 + phase)
-    return (127.5 + 100 * value).round().to(torch.uint8)
+    """A smooth colour (..., 3) uint8 at world points (..., 3). Channels have waves of different directions: no shift looks like another."""
+    waves = torch.tensor([[3.0, 0.7, 1.0], [-0.8, 2.6, 2.0], [1.9, -2.2, 1.5]])
+    value = torch.sin(points @ waves.T + torch.tensor([0.0, 2.1, 4.2])) + 0.5 * torch.sin(points @ waves.flip(0).T * 1.7)
+    return (127.5 + 80 * value).round().to(torch.uint8)
 
 
 def wall(distance: float, camera: Camera, T_world_camera: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

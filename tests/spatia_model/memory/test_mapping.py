@@ -28,7 +28,7 @@ def corner(T: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     wall, slab = plane_depth(T, CAMERA, 3.0), plane_depth(T, CAMERA, 2.0)
     near = unproject(slab, T, CAMERA)[..., 0] < -0.3
     depth = torch.where(near, slab, wall)
-    return paint(unproject(depth, T, CAMERA) * 5), depth
+    return paint(unproject(depth, T, CAMERA) * 2.5), depth
 
 
 def perceived(depth: torch.Tensor, dynamic: torch.Tensor | None = None) -> Perception:

@@ -1,6 +1,7 @@
 """The map: fuse, carve and project against plain loops; values, bounds, bad input."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from spatia_model.memory.point_memory import MAX_CONFIDENCE, PointMemory
 from tests.spatia_model.geometry.scenes import poses, small_camera, wall
 
 VOXEL = 0.05
+COLUMNS = ("keys", "positions", "colors", "confidence", "last_seen")
 EYE = torch.eye(4, dtype=torch.float64)[None]
 
 
@@ -47,35 +49,34 @@ def plain_fuse(rows: dict, points, colors, confidence, footprint, step: int) -> 
 
 
 def same(a: PointMemory, b: PointMemory) -> bool:
-    return all(torch.equal(getattr(a, k), getattr(b, k)) for k in ("keys", "positions", "colors", "confidence", "last_seen"))
+    return all(torch.equal(getattr(a, k), getattr(b, k)) for k in COLUMNS)
 
 
 def test_fuse_equals_a_dictionary_of_voxels():
     memory, rows = PointMemory.empty(VOXEL), {}
     for step in range(4):
-        given = batch(2_000_020 + step)
+        given = batch(2_000_020 + step, count=150)
         memory = memory.fuse(*given[:3], step, given[3])
         plain_fuse(rows, *given, step)
-    assert len(memory) == len(rows) and 400 < len(memory) < 1600
-    assert bool((memory.keys.diff() > 0).all())
-    for row in range(len(memory)):
-        level = int(voxel_keys.levels_of(memory.keys[row : row + 1]))
-        near = [cell for cell, known in rows.items() if cell[0] == level and (known[0] - memory.positions[row]).abs().max() < 1e-4]
-        assert len(near) == 1
-        position, color, evidence, step = rows[near[0]]
-        assert memory.confidence[row].item() == pytest.approx(evidence, abs=1e-4) and memory.last_seen[row].item() == step
-        assert (memory.colors[row].double() - color).abs().max() <= 1
+    assert len(memory) == len(rows) and 150 < len(memory) < 600
+    # a voxel's centre has the voxel's key
+    levels = torch.tensor([cell[0] for cell in rows])
+    centres = (torch.tensor([cell[1:] for cell in rows]) + 0.5) * VOXEL * 2.0 ** levels[:, None]
+    keys, order = torch.sort(voxel_keys.pack(centres, levels, VOXEL))
+    assert torch.equal(memory.keys, keys)
+    known = [list(rows.values())[i] for i in order.tolist()]
+    torch.testing.assert_close(memory.positions, torch.stack([k[0] for k in known]).float(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(memory.confidence, torch.tensor([k[2] for k in known]), atol=1e-4, rtol=0)
+    assert (memory.colors.double() - torch.stack([k[1] for k in known])).abs().max() <= 1
+    assert memory.last_seen.tolist() == [k[3] for k in known]
 
 
 def test_fuse_returns_a_new_value_and_repeats_bit_for_bit():
     first = PointMemory.empty(VOXEL).fuse(*batch(2_000_024)[:3], 0)
-    before = [x.clone() for x in (first.keys, first.positions, first.colors, first.confidence, first.last_seen)]
+    kept = replace(first, **{name: getattr(first, name).clone() for name in COLUMNS})
     second, again = (first.fuse(*batch(2_000_025)[:3], 1) for _ in range(2))
     assert same(second, again) and not same(first, second)
-    assert all(
-        torch.equal(a, b)
-        for a, b in zip(before, (first.keys, first.positions, first.colors, first.confidence, first.last_seen), strict=True)
-    )
+    assert same(first, kept)
     assert same(first.fuse(*(x[:0] for x in batch(2_000_026)[:3]), 5), first)
 
 
