@@ -48,6 +48,9 @@ class WorldModel:
         self.generator, self.perceiver, self.config = generator, perceiver, config
         self.mapping = mapping or MAPPING
 
+    def __deepcopy__(self, memo: dict) -> WorldModel:
+        return self  # stateless: Gymnasium copies an env's arguments, and a copy would only hold the weights twice
+
     @staticmethod
     def from_pretrained(name_or_dir: str | Path = "spatia-mini", device: str = "cpu") -> WorldModel:
         """Load a model by name ("spatia-mini") or from a folder. Calls with equal arguments share one copy of the weights.

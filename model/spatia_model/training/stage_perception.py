@@ -55,7 +55,7 @@ class PerceptionStage:
         walk = self.validation.pick(rng) if plain else self.windows.pick(rng)
         i = int(rng.integers(self.mini.motion_gap, walk.frames))
         if not plain:
-            prior, evidence = bool(rng.random() < 0.6), bool(rng.random() < 0.7)
+            prior, evidence = bool(rng.random() < 0.4), bool(rng.random() < 0.6)
         rgb, depth, dynamic = walk.rgb(i, i + 1), walk.depth(i, i + 1), walk.dynamic(i, i + 1).float()
         earlier = walk.rgb(i - self.mini.motion_gap, i - self.mini.motion_gap + 1) if evidence else None
         projection = walk.projection(i, i + 1) if prior else None
