@@ -1,3 +1,4 @@
+# type: ignore  (Warp compiles the functions of this file; to a type checker they are not Python)
 """Warp kernels that draw points: one source for CPU and GPU. Use them through `spatia_model.geometry.rendering`.
 
 All four work on a list of (frame, chunk) pairs that survived frustum culling; a chunk is a run of consecutive points.
@@ -8,6 +9,8 @@ memory, so the picture does not depend on the order of threads.
 # ruff: noqa: UP018 - int(0) and float(0.0) declare Warp variables that change; literals are constants
 
 from spatia_model.geometry.warp_runtime import wp
+
+wp.set_module_options({"enable_backward": False})
 
 FAR = wp.constant(1.0e30)
 _DISTANCE_STEPS = wp.constant(65536.0)  # fixed-point steps per squared pixel in the nearest-centre key

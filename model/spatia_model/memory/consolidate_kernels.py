@@ -1,9 +1,12 @@
+# type: ignore  (Warp compiles the functions of this file; to a type checker they are not Python)
 """Warp kernels of `consolidation`: the mean depth of the front surface in each pixel, and the move of its points onto it."""
 
 # ruff: noqa: UP018 - int(0) and float(0.0) declare Warp variables that change; literals are constants
 
 from spatia_model.geometry.splat_kernels import View, to_camera
 from spatia_model.geometry.warp_runtime import wp
+
+wp.set_module_options({"enable_backward": False})
 
 _FAR = wp.constant(1.0e29)
 _OFFSET_STEPS = wp.constant(8192.0)  # fixed-point steps of a relative depth offset

@@ -1,3 +1,4 @@
+# type: ignore  (Warp compiles the functions of this file; to a type checker they are not Python)
 """Warp kernels of `PointMemory.fuse`: voxel keys, averages per voxel, and the merge of two sorted maps.
 
 Every output has one thread that reads its inputs in a fixed order, so results do not depend on the order of threads.
@@ -7,6 +8,8 @@ The key's layout is `voxel_keys`'.
 # ruff: noqa: UP018 - int(0) and float(0.0) declare Warp variables that change; literals are constants
 
 from spatia_model.geometry.warp_runtime import wp
+
+wp.set_module_options({"enable_backward": False})
 
 _HALF = wp.constant(1 << 19)
 _TOP_LEVEL = wp.constant(7)

@@ -52,6 +52,8 @@ class MappingConfig:
             "min_confidence",
             "dynamic_threshold",
             "depth_error",
+            "known_weight",
+            "known_margin",
             "carve_margin",
             "carve_min_confidence",
         ):

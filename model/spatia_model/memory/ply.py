@@ -52,7 +52,7 @@ def load_ply(path: str | Path, device: torch.device | str = "cpu") -> PointMemor
     if not Path(path).is_file():
         raise ValueError(f"{path} is not a file; give a .ply that PointMemory.save_ply wrote")
     try:
-        data = PlyData.read(str(path), mmap=False)
+        data = PlyData.read(str(path), mmap=False)  # type: ignore[arg-type]  # plyfile documents a bool
     except (PlyParseError, ValueError, EOFError, UnicodeDecodeError, IndexError) as error:
         raise ValueError(f"{path} is corrupt or truncated ({error}); write it again with save_ply") from error
     settings = dict(line.split(" ", 1) for line in data.comments if " " in line)

@@ -110,8 +110,8 @@ def _odometry(frame: torch.Tensor, depth: torch.Tensor, projection: Projection, 
     )
 
     def image(rgb: torch.Tensor, z: torch.Tensor):
-        color = o3d.geometry.Image(np.ascontiguousarray(rgb.cpu().numpy()))
-        metres = o3d.geometry.Image(np.ascontiguousarray(z.cpu().float().numpy()))
+        color = o3d.geometry.Image(np.ascontiguousarray(rgb.cpu().numpy()))  # type: ignore[call-overload]
+        metres = o3d.geometry.Image(np.ascontiguousarray(z.cpu().float().numpy()))  # type: ignore[call-overload]
         return o3d.geometry.RGBDImage.create_from_color_and_depth(
             color, metres, depth_scale=1.0, depth_trunc=30.0, convert_rgb_to_intensity=True
         )
