@@ -1,0 +1,337 @@
+"""Each stage's loss on tiny folders: what it draws, what it rewards, and that it reaches every weight."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from spatia_model.config import MiniConfig
+from spatia_model.data.latents import LatentFolder, encode_walk, read_window
+from spatia_model.data.procedural import ClipFolder, write_atomic
+from spatia_model.data.windows import WindowFolder
+from spatia_model.generator.conditioning import to_model
+from spatia_model.generator.pipeline import ClipGenerator, SamplerOptions
+from spatia_model.generator.refiner import RefinerConfig
+from spatia_model.generator.text import join_texts
+from spatia_model.perception.compact import CompactPerceptionConfig
+from spatia_model.training.pictures import PicturePool
+from spatia_model.training.stage_denoiser import DenoiserStage
+from spatia_model.training.stage_perception import PerceptionStage, degrade
+from spatia_model.training.stage_refiner import RefinerStage
+from spatia_model.training.stage_vae import VAEStage, augment, measure_latents
+from spatia_model.types import Conditioning
+from spatia_model.worlds import VOCABULARY
+from tests.spatia_model.data.fake_walks import CLIPS, fake_walk, write
+from tests.spatia_model.generator.test_vae import TINY, build
+from tests.spatia_model.tiny import SEED, TRANSFORMER, picture
+
+CONFIG = MiniConfig(image_size=32)
+PROMPT, CAPTIONS = "a room with red walls", ["a ball rolls", "a box slides", "a blue ball"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A training folder: walks, windows, latents, pictures."""
+    folder = tmp_path_factory.mktemp("run")
+    write(folder, SEED)
+    write(folder, SEED + 1)
+    np.save(folder / "pictures.npy", np.stack([picture(SEED + i, 72, 72).numpy() for i in range(3)]))
+    (folder / "latents").mkdir()
+    for seed in (SEED, SEED + 1):
+        metadata = {"captions": json.dumps(CAPTIONS), "prompt": PROMPT}
+        write_atomic(folder / "latents" / f"{seed}.safetensors", encode_walk(fake_walk(seed), build(), CONFIG), metadata)
+    return folder
+
+
+def draw(step: int = 0) -> tuple[np.random.Generator, torch.Generator, int]:
+    return np.random.default_rng([SEED, step]), torch.Generator().manual_seed(SEED + step), step
+
+
+def pool(run: Path) -> PicturePool:
+    return PicturePool(run / "pictures.npy")
+
+
+def windows(run: Path) -> WindowFolder:
+    return WindowFolder(run / "walks", run / "windows")
+
+
+def randomise(model: torch.nn.Module) -> None:
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(torch.randn(p.shape, generator=torch.Generator().manual_seed(SEED)) * 0.05)
+
+
+def assert_learns(stage, steps: int = 3) -> None:
+    """Finite, the same for the same draw, different for another, and with a gradient for every weight."""
+    randomise(stage.model)
+    loss, figures = stage.loss(*draw())
+    assert torch.isfinite(loss) and all(np.isfinite(v) for v in figures.values()) and figures
+    assert float(loss) == float(stage.loss(*draw())[0]) != float(stage.loss(*draw(1))[0])
+    for step in range(steps):
+        stage.loss(*draw(step))[0].backward()
+    for name, p in stage.model.named_parameters():
+        assert p.grad is not None and torch.isfinite(p.grad).all() and p.grad.abs().max() > 0, name
+
+
+# -- pictures --------------------------------------------------------------------------------------------------------
+
+
+def test_pictures_are_made_once(tmp_path):
+    made = PicturePool(tmp_path / "deep" / "pool.npy", size=2, side=48)
+    assert made.pictures.shape == (2, 48, 48, 3) and made.pictures.dtype == np.uint8
+    assert made.pictures[0].std() > 2 and not np.array_equal(made.pictures[0], made.pictures[1])
+    assert [p.name for p in (tmp_path / "deep").iterdir()] == ["pool.npy"]
+    again = PicturePool(tmp_path / "deep" / "pool.npy", size=99)
+    np.testing.assert_array_equal(again.pictures, made.pictures)
+
+
+def test_stills_are_crops(run):
+    held, rng = pool(run), np.random.default_rng(SEED)
+    for _ in range(5):
+        crop = held.still(rng, 70)
+        assert any(np.array_equal(crop, whole[y : y + 70, x : x + 70]) for whole in held.pictures for y in range(3) for x in range(3))
+
+
+def test_pans_move_a_little_and_stay_in_the_picture(run):
+    rng = np.random.default_rng(SEED)
+    pans = [pool(run).pan(rng, 5, 32) for _ in range(6)]
+    for pan in pans:
+        assert pan.shape == (5, 32, 32, 3) and pan.dtype == np.uint8
+        first, last = (np.abs(pan[0].astype(int) - pan[i]).mean() for i in (1, 4))
+        assert first <= last + 1 and last < 80
+    assert max(np.abs(pan[0].astype(int) - pan[4]).mean() for pan in pans) > 1
+
+
+# -- VAE -------------------------------------------------------------------------------------------------------------
+
+
+def vae_stage(run: Path, **options) -> VAEStage:
+    clips = ClipFolder(run / "walks")
+    return VAEStage(clips, clips, pool(run), TINY, crop=16, batch=(2, 1, 2), **options)
+
+
+def test_the_vae_learns_from_clips_pans_and_stills(run):
+    stage = vae_stage(run)
+    assert_learns(stage)
+    assert set(stage.loss(*draw())[1]) == {"clip", "still"}
+
+
+def test_the_decoder_may_learn_alone(run):
+    stage = vae_stage(run, decoder_only=True)
+    randomise(stage.model)
+    stage.loss(*draw())[0].backward()
+    for name, p in stage.model.named_parameters():
+        assert (p.grad is None) == name.startswith("enc_"), name
+
+
+def test_latents_are_measured_to_unit_variance(tmp_path):
+    write(tmp_path, SEED, clips=2, size=128)
+    vae = build(dataclasses.replace(TINY, latent_channels=3))
+    clips = ClipFolder(tmp_path / "walks")
+    measure_latents(vae, clips, samples=6)
+    rng = np.random.default_rng([0, 17])  # the very clips it measured
+    latents = torch.cat([vae.encode(to_model(torch.from_numpy(clips.random_frames(rng, 9, 128))[None])) for _ in range(6)])
+    flat = latents.transpose(0, 1).flatten(1)
+    torch.testing.assert_close(flat.mean(1), torch.zeros(3), atol=1e-3, rtol=0)
+    torch.testing.assert_close(flat.std(1), torch.ones(3), atol=1e-3, rtol=0)
+
+
+def test_augmenting_treats_a_clip_as_one(run):
+    still = np.broadcast_to(picture().numpy(), (6, 4, 32, 32, 3)).copy()
+    out = augment(np.random.default_rng(SEED), still)
+    assert out.shape == still.shape and out.dtype == np.uint8
+    assert all(np.array_equal(clip[0], frame) for clip in out for frame in clip)
+    assert len({clip.tobytes() for clip in out}) > 3
+
+
+# -- perception ------------------------------------------------------------------------------------------------------
+
+
+def perception_stage(run: Path) -> PerceptionStage:
+    return PerceptionStage(windows(run), windows(run), pool(run), CompactPerceptionConfig((8, 8)), CONFIG, batch=3, stills=2)
+
+
+def test_the_perceiver_learns_from_worlds_and_stills(run):
+    stage = perception_stage(run)
+    assert_learns(stage)
+    figures = stage.validate()
+    assert {"abs_rel_prior", "abs_rel_empty", "dynamic_iou_prior", "called_empty", "called_still"} <= set(figures)
+
+
+def test_without_evidence_nothing_is_to_be_called_moving(run):
+    stage, rng = perception_stage(run), np.random.default_rng(SEED)
+    x, depth, dynamic, _ = stage._world_sample(rng, plain=True, prior=False, evidence=False)
+    assert dynamic.abs().max() == 0 and x[:, 3:8].abs().max() == 0 and torch.equal(x[:, 8:11], x[:, :3])
+    assert depth.min() > 0
+    x, _, dynamic, _ = stage._world_sample(rng, plain=True)
+    assert dynamic.max() == 1 and not torch.equal(x[:, 8:11], x[:, :3]) and x[:, 7].max() == 1
+
+
+def test_stills_never_move_and_keep_the_memory_s_depth(run):
+    stage, rng = perception_stage(run), np.random.default_rng(SEED)
+    seen = [stage._still_sample(rng) for _ in range(12)]
+    for x, depth, dynamic, known in seen:
+        assert dynamic.abs().max() == 0 and set(known.unique().tolist()) <= {0.0, 1.0}
+        assert torch.equal(known, x[:, 7])  # judged where there is a memory to keep to
+        shown = 3.0 * x[:, 6].exp()
+        assert known.sum() == 0 or ((shown - depth).abs() / depth)[known > 0].mean() < 0.05
+    assert any(known.sum() for *_, known in seen)
+
+
+def test_degraded_frames_look_like_the_frames():
+    rng, frames = np.random.default_rng(SEED), picture()[None]
+    out = [degrade(rng, frames, 1.0) for _ in range(4)]
+    for x in out:
+        assert x.shape == frames.shape and x.dtype == torch.uint8 and not torch.equal(x, frames)
+        assert (x.float() - frames.float()).abs().mean() < 12
+    assert torch.equal(degrade(rng, frames, 0.0), frames)
+
+
+# -- denoiser --------------------------------------------------------------------------------------------------------
+
+
+def denoiser_stage(run: Path, **options) -> DenoiserStage:
+    transformer = TRANSFORMER | {"text_dim": 128}  # the text encoder's width
+    return DenoiserStage(LatentFolder(run / "latents"), windows(run), build(), VOCABULARY, CONFIG, transformer, batch=3, **options)
+
+
+def test_the_denoiser_and_its_text_encoder_learn(run):
+    assert_learns(denoiser_stage(run), steps=6)
+
+
+class Listener(torch.nn.Module):
+    """Stands in for the transformer: keeps what it was asked and answers as told."""
+
+    def __init__(self, answer):
+        super().__init__()
+        self.answer, self.asked = answer, []
+
+    def forward(self, *arguments):
+        self.asked.append(arguments)
+        return self.answer(*arguments)
+
+
+def test_known_frames_are_clean_and_targets_are_noised_by_their_time(run):
+    stage = denoiser_stage(run, drop_memory=0.0, drop_text=0.0, history_noise=0.0)
+    listener = Listener(lambda x, *_: x)
+    stage.model.transformer = listener
+    batches = []
+    drawn = stage._draw
+    stage._draw = lambda rng: batches.append(drawn(rng)) or batches[-1]
+    for step in range(8):
+        stage.loss(*draw(step))
+    counts = set()
+    for (batch, texts, references), (x, times, context, control, count) in zip(batches, listener.asked, strict=True):
+        counts.add(count)
+        known = count + stage.known
+        assert count == references and x.shape == (3, 4, count + 4, 4, 4) and times.shape == (3, count + 4)
+        assert (times[:, :known] == 0).all() and (times[:, known:] == times[:, known : known + 1]).all()
+        assert torch.equal(x[:, :, :count], batch["references"][:, :count].transpose(1, 2))
+        assert torch.equal(x[:, :, count:known], batch["target"][:, :, : stage.known])
+        assert torch.equal(control, batch["control"])
+        s = times[:, -1].view(3, 1, 1, 1, 1) / 1000
+        noise = (x[:, :, known:] - (1 - s) * batch["target"][:, :, stage.known :]) / s
+        assert 0 < s.min() <= s.max() <= 1 and 0.5 < noise.std() < 1.5 and noise.abs().max() < 8
+        assert set(texts) <= {text for caption in CAPTIONS for text in (caption, join_texts(PROMPT, caption))}
+        torch.testing.assert_close(context, stage.model.text.encode(texts))
+    assert counts == {0, 1, 2, 3}
+
+
+def test_a_perfect_denoiser_has_no_loss(run):
+    stage = denoiser_stage(run)
+    drawn, batches = stage._draw, []
+    stage._draw = lambda rng: batches.append(drawn(rng)) or batches[-1]
+
+    def perfect(x, times, context, control, count):
+        batch = batches[-1][0]
+        return torch.cat([batch["references"][:, :count].transpose(1, 2), batch["target"]], 2)
+
+    stage.model.transformer = Listener(perfect)
+    assert float(stage.loss(*draw())[0]) == 0
+    stage.model.transformer = Listener(lambda *given: perfect(*given) + 0.1)
+    assert float(stage.loss(*draw())[0]) > 0
+
+
+def test_movers_and_the_unknown_count_more(run):
+    """The same error in every latent pixel: the loss rises with the share that moves and the share that is not covered."""
+    losses = {}
+    for name in ("neither", "moving", "uncovered"):
+        stage = denoiser_stage(run)
+        drawn = stage._draw
+
+        def changed(rng, name=name, drawn=drawn):
+            batch, texts, count = drawn(rng)
+            shares = {n: torch.full_like(batch[n], 255.0 * (n == name)) for n in ("moving", "uncovered")}
+            return batch | shares, texts, count
+
+        stage._draw = changed
+        stage.model.transformer = Listener(lambda x, *_: torch.full_like(x, 9.0))
+        losses[name] = float(stage.loss(*draw())[0])
+    assert losses["moving"] == pytest.approx(5 * losses["neither"], rel=1e-4)
+    assert losses["uncovered"] == pytest.approx(1.5 * losses["neither"], rel=1e-4)
+
+
+def test_dropped_memory_is_what_a_world_without_memory_shows(run):
+    stage = denoiser_stage(run, drop_memory=1.0)
+    batch, _, _ = stage._draw(np.random.default_rng(SEED))
+    black = build().encode(torch.full((1, 3, 13, 32, 32), -1.0))[0]
+    for control in batch["control"]:
+        torch.testing.assert_close(control[:4], black, atol=1e-3, rtol=1e-3)
+        assert control[4:8].abs().max() == 0  # nothing covered
+    assert (batch["uncovered"] == 255).all()
+
+
+def test_walks_of_few_clips_can_validate(run):
+    stage = denoiser_stage(run)
+    truth, frames, mask, moving, shown = stage._validation(CLIPS + 1)  # beyond the last clip: starts over
+    assert frames.shape == truth.shape == shown.shape == (8, 32, 32, 3) and mask.shape == moving.shape == (8, 32, 32)
+    assert torch.equal(truth, stage.validation.open((CLIPS + 1) % 2).rgb(9, 17))
+
+
+def test_validation_generates_as_the_world_loop_does(run):
+    """The same window through the pipeline that worlds use: training's figures are of what is shipped."""
+    stage = denoiser_stage(run)
+    randomise(stage.model)
+    walk = stage.validation.open(0)
+    _, frames, *_ = stage.generate(walk, 2, steps=2, seed=SEED)
+    rgb, dynamic, projection = read_window(walk, 2, CONFIG)
+    given = Conditioning(
+        history=rgb[:5],
+        history_dynamic=dynamic[:5],
+        projection=projection,
+        references=torch.cat([walk.rgb(i, i + 1) for i in walk.references(2)]),
+        text=walk.captions[2],
+        T_world_camera=walk.poses(12, 25),
+    )
+    pipeline = ClipGenerator(stage.vae, stage.model.transformer, stage.model.text, SamplerOptions(steps=2))
+    (shown,) = pipeline.generate([given], [torch.Generator().manual_seed(SEED)])
+    assert (shown.int() - frames.int()).abs().max() <= 1
+
+
+# -- refiner ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_refiner_and_its_critic_learn(run):
+    stage = RefinerStage(windows(run), denoiser_stage(run), RefinerConfig(width=8, blocks=1), batch=2)
+    randomise(stage.model)
+    for step in range(3):
+        loss, figures = stage.loss(*draw(step))
+        assert torch.isfinite(loss) and all(np.isfinite(v) for v in figures.values())
+        loss.backward()
+    for name, p in stage.model.named_parameters():
+        assert p.grad is not None and torch.isfinite(p.grad).all() and p.grad.abs().max() > 0, name
+
+
+def test_windows_for_the_refiner_are_pictures_and_shares(run):
+    stage = RefinerStage(windows(run), denoiser_stage(run), RefinerConfig(width=8, blocks=1), batch=1)
+    window = stage._window(np.random.default_rng(SEED), torch.Generator().manual_seed(SEED))
+    decoded, truth, shown, mask, reconstructed = window
+    for part in (decoded, truth, shown):
+        assert part.shape == (3, 8, 32, 32) and part.abs().max() <= 1
+    for part in (mask, reconstructed):
+        assert part.shape == (1, 8, 32, 32) and set(part.unique().tolist()) <= {0.0, 1.0}
