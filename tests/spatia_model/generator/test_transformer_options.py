@@ -109,7 +109,8 @@ def test_prepared_conditions_change_nothing(references):
 def test_off_it_leaves_no_trace_and_on_it_starts_as_if_off():
     names = set(build(vace_in_channels=CONTROL).state_dict())
     assert set(build(vace_in_channels=CONTROL, output_gates=False).state_dict()) == names
-    assert set(build(vace_in_channels=CONTROL, output_gates=True).state_dict()) - names == {"gate_out.weight", "gate_out.bias"}
+    same = {"in_channels": CHANNELS, "out_channels": CHANNELS}
+    assert set(build(vace_in_channels=CONTROL, output_gates=True, **same).state_dict()) - names == {"gate_out.weight", "gate_out.bias"}
     off = build(vace_in_channels=CONTROL, **{**EMBEDDED, "output_gates": False})
     on = build(vace_in_channels=CONTROL, **EMBEDDED)
     missing, extra = on.load_state_dict(off.state_dict(), strict=False)
@@ -117,6 +118,11 @@ def test_off_it_leaves_no_trace_and_on_it_starts_as_if_off():
     latents, times, context, control = given(1)
     with torch.no_grad():
         assert torch.equal(on(latents, times, context, control, 1), off(latents, times, context, control, 1))
+
+
+def test_gates_need_as_many_channels_out_as_in():
+    with pytest.raises(ValueError, match="in_channels 3 must equal out_channels 4"):
+        build(vace_in_channels=CONTROL, output_gates=True, in_channels=3, out_channels=4)
 
 
 def test_the_untrained_model_copies_the_projection():

@@ -324,7 +324,9 @@ def test_the_refiner_and_its_critic_learn(run):
         assert torch.isfinite(loss) and all(np.isfinite(v) for v in figures.values())
         loss.backward()
     for name, p in stage.model.named_parameters():
-        assert p.grad is not None and torch.isfinite(p.grad).all() and p.grad.abs().max() > 0, name
+        assert p.grad is not None and torch.isfinite(p.grad).all(), name
+        # with both hinges active the critic's last bias moves real and fake alike, and its gradient cancels
+        assert p.grad.abs().max() > 0 or name == "discriminator.score.bias", name
 
 
 def test_windows_for_the_refiner_are_pictures_and_shares(run):
