@@ -29,7 +29,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--worlds", type=int, default=4)
     parser.add_argument("--clips", type=int, default=8)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2, help="that project and torch may use")
     parser.add_argument("--noise", type=float, default=0.0)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     given = parser.parse_args()
@@ -55,10 +55,14 @@ def measure(worlds: int, clips: int, threads: int, noise: float) -> dict[str, fl
     from spatia_model.worlds.trajectories import sample_path
 
     torch.set_num_threads(threads)
+    path_only = MappingConfig(tracking="path")
     camera = camera_from_fov(math.radians(75), 128, 128)
     focal = float(camera.K[0, 0])
     times: dict[str, list[float]] = defaultdict(list)
     quality: dict[str, list[float]] = defaultdict(list)
+
+    def part(whole: Perception, frames: slice) -> Perception:
+        return Perception(whole.depth[frames], whole.confidence[frames], whole.dynamic[frames])
 
     def timed(name: str, call: Callable[[], Value]) -> Value:
         wall, cpu = time.perf_counter(), time.thread_time()
@@ -75,17 +79,14 @@ def measure(worlds: int, clips: int, threads: int, noise: float) -> dict[str, fl
         error = torch.nn.functional.interpolate(torch.randn(len(T), 1, 8, 8, generator=generator), size=128, mode="bicubic")[:, 0]
         depth = truth.depth * (1 + noise * error)
 
-        def perceived(frames: slice, depth: torch.Tensor = depth, dynamic: torch.Tensor = truth.dynamic.float()) -> Perception:
-            return Perception(depth[frames], torch.ones_like(depth[frames]), dynamic[frames])
-
-        path_only = MappingConfig(tracking="path")
+        perceived = Perception(depth, torch.ones_like(depth), truth.dynamic.float())
         first = slice(0, 1)
-        memory, _ = map_clip(PointMemory.empty(0.03), truth.rgb[first], T[first], camera, perceived(first), None, 0, path_only)
+        memory, _ = map_clip(PointMemory.empty(0.03), truth.rgb[first], T[first], camera, part(perceived, first), None, 0, path_only)
         bank = KeyframeBank()
         for clip in range(clips):
             frames = slice(1 + 8 * clip, 9 + 8 * clip)
             path, rgb = T[frames], truth.rgb[frames]
-            seen = timed(f"project_8_frames_{threads}_threads", lambda m=memory, p=path: m.project(p, camera, threads=threads))
+            seen = timed("project_8_frames_all_threads", lambda m=memory, p=path: m.project(p, camera, threads=threads))
             timed("project_8_frames_1_thread", lambda m=memory, p=path: m.project(p, camera))
             use = seen.mask & ~truth.dynamic[frames]
             if bool(use.any()) and clip >= 2:
@@ -100,11 +101,10 @@ def measure(worlds: int, clips: int, threads: int, noise: float) -> dict[str, fl
             points = unproject(depth[frames], path, camera).reshape(-1, 3)
             size, sure = depth[frames].reshape(-1) / focal, torch.ones(len(points))
             timed("fuse_8_frames", lambda m=memory, x=points, r=rgb, c=sure, k=clip, f=size: m.fuse(x, r.reshape(-1, 3), c, k, f))
-            timed(
-                "carve_4_frames", lambda m=memory, f=frames, k=clip: m.carve(depth[f][::2], torch.ones(4, 128, 128), T[f][::2], camera, k)
-            )
+            half = depth[frames][::2]
+            timed("carve_4_frames", lambda m=memory, d=half, p=path, k=clip: m.carve(d, torch.ones_like(d), p[::2], camera, k))
             timed("consolidate_2_frames", lambda m=memory, p=path, k=clip: consolidate(m, p[::4], camera, 0.06, k))
-            arguments = (rgb, path, camera, perceived(frames), seen, clip + 1)
+            arguments = (rgb, path, camera, part(perceived, frames), seen, clip + 1)
             timed("map_clip_with_odometry", lambda m=memory, a=arguments: map_clip(m, *a, MappingConfig()))
             memory, _ = timed("map_clip_path_only", lambda m=memory, a=arguments: map_clip(m, *a, path_only))
         near = (memory.positions[:, None] - T[::8, :3, 3].float()[None]).norm(dim=-1).amin(1) < 40

@@ -87,6 +87,8 @@ def layer_mean(sums: wp.array4d[wp.int32], centre: wp.array3d[wp.float32]):
 def pull(
     rows: wp.array[wp.int32],  # points to look at
     points: wp.array[wp.vec3],
+    radius: wp.array[wp.float32],
+    least: wp.float32,  # shorter moves, as shares of the point's radius, are not worth making
     pose: wp.array3d[wp.float32],
     position: wp.array2d[wp.float32],  # (T, 3) camera centres in the world
     view: View,
@@ -125,5 +127,7 @@ def pull(
                         shift += (scale - 1.0) * (points[i] - eye)
                         count += 1
     if count > 0:
-        out[i] = points[i] + shift / float(count)
-        moved[i] = 1
+        shift = shift / float(count)
+        if wp.length(shift) > least * radius[i]:
+            out[i] = points[i] + shift
+            moved[i] = 1

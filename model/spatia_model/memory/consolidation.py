@@ -16,6 +16,7 @@ from spatia_model.memory import consolidate_kernels as kernels
 from spatia_model.memory.point_memory import PointMemory
 from spatia_model.types import Camera
 
+_LEAST_MOVE = 0.25  # of a point's radius
 _PASSES = 2  # mean-shift steps from the nearest point to the middle of its surface
 
 
@@ -63,6 +64,8 @@ def consolidate(
     inputs = [
         wp.from_torch(rows),
         points,
+        wp.from_torch(memory.radii),
+        _LEAST_MOVE,
         pose,
         eyes,
         view,

@@ -12,10 +12,12 @@ from spatia_model.geometry import se3
 from spatia_model.geometry.culling import Chunks, visible_chunks
 from spatia_model.geometry.rendering import SplatStyle, launcher, look_through, splat
 from spatia_model.memory import voxel_keys
+from spatia_model.memory.static_pixels import highest_near
 from spatia_model.types import Camera, Projection
 
 MAX_CONFIDENCE = 8.0  # evidence saturates here, so that an old point can still be updated and carved
 MAX_POINTS = 400_000
+_GONE = 0.05  # confidence at which a carved point goes
 
 
 @dataclass(frozen=True)
@@ -197,13 +199,14 @@ class PointMemory:
         if not len(self):
             return self
         sure = torch.where(confidence >= min_confidence, depth, torch.zeros_like(depth)).float()
-        free = -torch.nn.functional.max_pool2d(-sure, 3, stride=1, padding=1)
+        free = -highest_near(-sure, 1)
         lost = look_through(self.positions, self.radii, self.chunks, free, confidence.float(), T_world_camera, camera, margin)
         left = self.confidence - strength * lost
         hit = lost > 0
         if not bool(hit.any()):
             return self
-        return replace(self, confidence=left).keep(~hit | (left > 0.05))
+        carved, gone = replace(self, confidence=left), hit & (left <= _GONE)
+        return carved.keep(~gone) if bool(gone.any()) else carved
 
     def project(
         self,

@@ -8,7 +8,7 @@ from spatia_model.geometry.camera import unproject
 from spatia_model.memory import tracking
 from spatia_model.memory.mapping import MappingConfig, map_clip
 from spatia_model.memory.point_memory import PointMemory
-from spatia_model.memory.static_pixels import dilate, edge_strength, slope
+from spatia_model.memory.static_pixels import dilate, edge_strength, highest_near, slope
 from spatia_model.types import Perception
 from tests.spatia_model.geometry.scenes import paint, plane_depth, small_camera
 from tests.spatia_model.memory.test_point_memory import same
@@ -93,6 +93,14 @@ def test_planes_have_no_edges_however_steep_and_slopes_are_tangents():
     assert slope(flat, small).max() < 1e-5
     grown = dilate(torch.eye(5, dtype=torch.bool)[None] & (torch.arange(5) == 2), 1)
     assert grown[0].sum() == 9 and bool(grown[0, 1:4, 1:4].all())
+
+
+@pytest.mark.parametrize("pixels", [0, 1, 2, 9])
+def test_highest_near_is_a_maximum_over_a_square(pixels: int):
+    image = torch.randn(2, 7, 5, generator=torch.Generator().manual_seed(2_000_071))
+    pooled = torch.nn.functional.max_pool2d(image, 2 * pixels + 1, stride=1, padding=pixels)
+    assert torch.equal(highest_near(image, pixels), pooled)
+    assert torch.equal(highest_near(image > 1, pixels), pooled > 1)
 
 
 def test_sky_is_put_at_a_bounded_distance():
