@@ -20,18 +20,19 @@ from spatia_model.generator.text import join_texts
 from spatia_model.geometry import se3
 from spatia_model.geometry.camera import resize
 from spatia_model.geometry.pictures import fit_image
+from spatia_model.memory.free_space import blocks_view
 from spatia_model.memory.mapping import MappingConfig, map_clip
 from spatia_model.memory.point_memory import PointMemory
 from spatia_model.memory.references import KeyframeBank, retrieve, visible_surface
 from spatia_model.perception.protocols import Perceiver
-from spatia_model.types import Camera, Clip, Conditioning, Projection, WorldState
+from spatia_model.types import Camera, Clip, Conditioning, Perception, Projection, WorldState
 
 
 FIRST_CONFIDENCE = 1.0
-# New places must enter the map although their depth is a guess. What the map shows already was generated from it, so fusing it
-# again would only blur it a little more with every visit.
-# The same holds for its depth: only a very sure, clearly deeper look may take a point away.
-MAPPING = MappingConfig(min_confidence=0.08, known_weight=0.0, carve_min_confidence=0.8, carve_margin=0.12)
+# New places must enter the map although their depth is a guess. What the map shows already was generated from it: fusing it again would
+# only blur it with every visit, and where perception disagrees about its depth, perception is more often wrong than the map. So only a
+# very sure look far behind a point takes it away (a mover that left).
+MAPPING = MappingConfig(min_confidence=0.08, known_weight=0.0, known_margin=0.5, carve_min_confidence=0.9, carve_margin=0.25)
 
 
 class WorldModel:
@@ -160,7 +161,7 @@ class WorldModel:
         """What the memory shows along the path, and which keyframes saw the same surfaces."""
         if not memory:
             return _empty_projection(len(path), state.camera), ()
-        projection = state.memory.project(path, state.camera)
+        projection = state.memory.project(path, state.camera, threads=min(2, torch.get_num_threads()))
         visible = visible_surface(state.memory, projection)
         return projection, retrieve(state.keyframes, visible, self.config.max_references, self.config.reference_threshold)
 
@@ -196,6 +197,7 @@ class WorldModel:
         step, count = state.clip_count + 1, state.frame_count + len(frames)
         points, keyframes = state.memory, state.keyframes
         if memory:
+            perception = self._trusted(state, path, projection, references, perception)
             points, _ = map_clip(points, frames, path, state.camera, perception, projection, step, self.mapping)
             keyframes = keyframes.add(frames[-1], path[-1], visible_surface(points, points.project(path[-1:], state.camera)))
         rows = list(range(-h, 0))
@@ -213,6 +215,16 @@ class WorldModel:
             rng_state=rng.get_state(),
         )
         return new, Clip(frames, path, state.camera, projection, perception, references, text)
+
+
+    def _trusted(
+        self, state: WorldState, path: torch.Tensor, projection: Projection, references: tuple[int, ...], perception: Perception
+    ) -> Perception:
+        """Perception without confidence where it would put something between an earlier view and what that view showed."""
+        ids = sorted({*references, *state.keyframes.ids[:1]})
+        views = torch.stack([keyframe.T_world_camera for keyframe in state.keyframes.get(ids)])
+        blocked = blocks_view(state.memory, views, perception.depth, path, state.camera, ~projection.mask)
+        return replace(perception, confidence=perception.confidence.masked_fill(blocked, 0.0))
 
 
 @functools.lru_cache(maxsize=4)
