@@ -27,12 +27,14 @@ from spatia_model.memory.references import KeyframeBank, retrieve, visible_surfa
 from spatia_model.perception.protocols import Perceiver
 from spatia_model.types import Camera, Clip, Conditioning, Perception, Projection, WorldState
 
-
 FIRST_CONFIDENCE = 1.0
 # New places must enter the map although their depth is a guess. What the map shows already was generated from it: fusing it again would
 # only blur it with every visit, and where perception disagrees about its depth, perception is more often wrong than the map. So only a
 # very sure look far behind a point takes it away (a mover that left).
-MAPPING = MappingConfig(min_confidence=0.08, known_weight=0.0, known_margin=0.5, carve_min_confidence=0.9, carve_margin=0.25)
+# Frames are drawn from the projection along the path, so odometry against it finds nothing to correct: the path is believed.
+MAPPING = MappingConfig(
+    tracking="path", min_confidence=0.08, known_weight=0.0, known_margin=0.5, carve_min_confidence=0.9, carve_margin=0.25
+)
 
 
 class WorldModel:
@@ -255,7 +257,7 @@ def _check_path(path: torch.Tensor, frames: int) -> torch.Tensor:
     R = path[:, :3, :3]
     error = (R @ R.transpose(1, 2) - torch.eye(3, dtype=torch.float64)).abs().max()
     if error > 1e-3 or (torch.linalg.det(R) < 0).any():
-        raise ValueError(f"the path's rotations are not rotations (off by {float(error):.2g}): orthonormalise them (geometry.se3.orthonormalise)")
+        raise ValueError(f"the path's rotations are off by {float(error):.2g}: orthonormalise them (geometry.se3.orthonormalise)")
     return se3.orthonormalise(path) if error > 1e-9 else path
 
 
