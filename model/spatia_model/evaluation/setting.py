@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -150,10 +151,8 @@ def load_model(args: argparse.Namespace) -> WorldModel:
 
 def with_steps(model: WorldModel, steps: int) -> WorldModel:
     """The same model with another number of sampler steps."""
-    from spatia_model.generator.pipeline import ClipGenerator
-
-    g = model.generator
-    generator = ClipGenerator(g.vae, g.transformer, g.text, replace(g.options, steps=steps))
+    generator = copy.copy(model.generator)  # shares every part
+    generator.options = replace(generator.options, steps=steps)
     return WorldModel(generator, model.perceiver, replace(model.config, steps=steps), model.mapping)
 
 

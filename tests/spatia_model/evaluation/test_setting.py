@@ -62,7 +62,9 @@ def test_vae_reconstruction_is_clip_by_clip_with_history() -> None:
 
 def test_steps_replace_the_models_own_and_leave_it_alone() -> None:
     model = tiny_model()
-    assert setting.model_steps(setting.with_steps(model, 3)) == 3
+    quick = setting.with_steps(model, 3)
+    assert setting.model_steps(quick) == 3 and quick.config.steps == 3
+    assert all(getattr(quick.generator, n) is getattr(model.generator, n) for n in ("vae", "transformer", "text", "refiner"))
     assert setting.model_steps(model) == 1
 
 
