@@ -257,7 +257,7 @@ def _check_path(path: torch.Tensor, frames: int) -> torch.Tensor:
     R = path[:, :3, :3]
     error = (R @ R.transpose(1, 2) - torch.eye(3, dtype=torch.float64)).abs().max()
     if error > 1e-3 or (torch.linalg.det(R) < 0).any():
-        raise ValueError(f"the path holds poses that are not rotations (off by {float(error):.2g}, or mirrored): see geometry.se3.orthonormalise")
+        raise ValueError(f"the path holds poses that are not rotations (off by {float(error):.2g}, or mirrored): orthonormalise them")
     return se3.orthonormalise(path) if error > 1e-9 else path
 
 
