@@ -79,6 +79,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _worker(rank: int, stage: str, args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads or max(1, (os.cpu_count() or 1) // args.processes))
+    if args.device == "cuda":
+        torch.cuda.set_device(rank % torch.cuda.device_count())
     dist.init_process_group("nccl" if args.device.startswith("cuda") else "gloo", rank=rank, world_size=args.processes)
     _stage(stage, args)
     dist.destroy_process_group()

@@ -58,7 +58,11 @@ class Stage(Protocol):
     """One thing that is trained."""
 
     name: str
-    model: nn.Module  # its trainable parameters are optimised; all of its state is saved
+
+    @property
+    def model(self) -> nn.Module:
+        """Its trainable parameters are optimised; all of its state is saved."""
+        ...
 
     def loss(self, rng: np.random.Generator, generator: torch.Generator, step: int) -> tuple[torch.Tensor, dict[str, float]]:
         """Draw a batch and return its loss and figures to log. Runs under autocast when the loop uses bf16."""
@@ -122,6 +126,11 @@ def fit(stage: Stage, config: LoopConfig, directory: Path, device: str = "cpu") 
                 saved = time.monotonic()
     stage.model.load_state_dict(average.state_dict())
     return stage.model
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where a model lives, and so where its batches must go. Batches are drawn on the CPU, the same for every device."""
+    return next(model.parameters()).device
 
 
 def _average_gradients(parameters: list[nn.Parameter], world: int) -> None:

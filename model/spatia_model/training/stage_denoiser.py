@@ -16,6 +16,7 @@ from spatia_model.generator.sampler import denoise
 from spatia_model.generator.text import CompactTextConfig, CompactTextEncoder, join_texts
 from spatia_model.generator.transformer import SpatiaTransformer
 from spatia_model.generator.vae import CompactVideoVAE
+from spatia_model.training.loop import device_of
 
 MINI_TRANSFORMER = {
     "patch_size": (1, 4, 4),
@@ -94,17 +95,19 @@ class DenoiserStage:
 
     def loss(self, rng: np.random.Generator, generator: torch.Generator, step: int) -> tuple[torch.Tensor, dict[str, float]]:
         batch, texts, references = self._draw(rng)
+        device = device_of(self.model)
+        batch = {name: tensor.to(device) for name, tensor in batch.items()}
         data, b = batch["target"], self.batch
         refs = batch["references"][:, :references].transpose(1, 2)  # (B, C, R, h, w)
         sigma = torch.sigmoid(torch.randn(b, generator=generator) * 1.2 + 0.4).clamp(0.005, 1)
-        sigma = torch.where(torch.rand(b, generator=generator) < 0.12, torch.ones(()), sigma)  # the first step of a few counts most
+        sigma = torch.where(torch.rand(b, generator=generator) < 0.12, torch.ones(()), sigma).to(device)  # the first step of a few counts most
         s = sigma.view(-1, 1, 1, 1, 1)
-        noised = (1 - s) * data + s * torch.randn(data.shape, generator=generator)
-        level = self.history_noise * torch.rand(b, 1, 1, 1, 1, generator=generator)
+        noised = (1 - s) * data + s * torch.randn(data.shape, generator=generator).to(device)
+        level = self.history_noise * torch.rand(b, 1, 1, 1, 1, generator=generator).to(device)
         past = data[:, :, : self.known]
-        noised[:, :, : self.known] = past + level * torch.randn(past.shape, generator=generator)
+        noised[:, :, : self.known] = past + level * torch.randn(past.shape, generator=generator).to(device)
         x = torch.cat([refs, noised], 2)
-        times = torch.zeros(b, x.shape[2])
+        times = torch.zeros(b, x.shape[2], device=device)
         times[:, references + self.known :] = 1000 * sigma[:, None]
         context = self.model.text.encode(texts)
         with sdpa_kernel(SDPBackend.MATH):  # the fused kernel's backward is slower at these few tokens
@@ -120,19 +123,20 @@ class DenoiserStage:
     def generate(self, walk: Walk, clip: int, steps: int, seed: int = 0) -> tuple[torch.Tensor, ...]:
         """One clip of a walk as the model draws it: truth and frames (T, H, W, 3) uint8, mask, moving (T, H, W) bool, projection rgb."""
         rgb, dynamic, projection = read_window(walk, clip, self.mini)
-        h = self.mini.history_frames
+        h, device = self.mini.history_frames, device_of(self.model)
+        vae = self.vae.to(device)
         known = dynamic.clone()
         known[h:] = 0
         if clip == 0:
             known[:] = 0
-        control = pooled_control(self.vae, projection.rgb[None], projection.mask[None], known[None])
-        history = self.vae.encode(to_model(rgb[None, :h]))
+        control = pooled_control(vae, *(part[None].to(device) for part in (projection.rgb, projection.mask, known)))
+        history = vae.encode(to_model(rgb[None, :h].to(device)))
         ids = walk.references(clip)
-        refs = encode_references(self.vae, torch.cat([walk.rgb(i, i + 1) for i in ids]))[None] if ids else None
+        refs = encode_references(vae, torch.cat([walk.rgb(i, i + 1) for i in ids]).to(device))[None] if ids else None
         context = self.model.text.encode([walk.captions[clip]])
         noise = torch.randn(1, history.shape[1], *control.shape[2:], generator=torch.Generator().manual_seed(seed))
-        latents = sample_window(self.model.transformer, noise, history, refs, context, control, steps)
-        frames = to_frames(self.vae.decode(latents, self.mini.frames_per_clip))[0]
+        latents = sample_window(self.model.transformer, noise.to(device), history, refs, context, control, steps)
+        frames = to_frames(vae.decode(latents, self.mini.frames_per_clip))[0].cpu()
         return rgb[h:], frames, projection.mask[h:], dynamic[h:] > 0.5, projection.rgb[h:]
 
     def _validation(self, i: int) -> tuple[torch.Tensor, ...]:

@@ -12,6 +12,7 @@ from spatia_model.config import MiniConfig, mini_camera
 from spatia_model.data.windows import WindowFolder
 from spatia_model.evaluation.metrics import blur
 from spatia_model.perception.compact import CompactPerception, CompactPerceptionConfig, stack_inputs
+from spatia_model.training.loop import device_of
 from spatia_model.training.pictures import PicturePool
 from spatia_model.types import Projection
 
@@ -41,7 +42,7 @@ class PerceptionStage:
 
     def loss(self, rng: np.random.Generator, generator: torch.Generator, step: int) -> tuple[torch.Tensor, dict[str, float]]:
         samples = [self._world_sample(rng) for _ in range(self.batch)] + [self._still_sample(rng) for _ in range(self.stills)]
-        x, depth, dynamic, known = (torch.cat(part) for part in zip(*samples, strict=True))
+        x, depth, dynamic, known = (torch.cat(part).to(device_of(self.model)) for part in zip(*samples, strict=True))
         log_depth, log_scale, logit = self.model(x)
         log_truth = depth.clamp(0.05, FAR).log()
         error = (log_depth.clamp(max=math.log(FAR)) - log_truth).abs()
@@ -92,6 +93,9 @@ class PerceptionStage:
         known = mask.float() if projection is not None else torch.zeros_like(depth)
         return x, depth, torch.zeros_like(depth), known
 
+    def _see(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(part.cpu() for part in self.model(x.to(device_of(self.model))))
+
     def validate(self) -> dict[str, float]:
         figures: dict[str, float] = {}
         for name, prior, evidence in (("prior", True, True), ("empty", False, False)):
@@ -99,7 +103,7 @@ class PerceptionStage:
             errors, hits, unions, called = [], 0.0, 0.0, []
             for _ in range(64):
                 x, depth, dynamic, _ = self._world_sample(rng, plain=True, prior=prior, evidence=evidence)
-                log_depth, _, logit = self.model(x)
+                log_depth, _, logit = self._see(x)
                 near = (depth < FAR) & (dynamic < 0.5)
                 errors.append(float(((log_depth.exp() - depth).abs() / depth)[near].mean()))
                 moving = logit > 0
@@ -110,7 +114,7 @@ class PerceptionStage:
             figures[f"dynamic_iou_{name}" if evidence else f"called_{name}"] = hits / max(unions, 1) if evidence else float(np.mean(called))
         rng = np.random.default_rng(1_000_002)
         stills = torch.cat([self._still_sample(rng)[0] for _ in range(32)])
-        figures["called_still"] = float((self.model(stills)[2] > 0).float().mean())
+        figures["called_still"] = float((self._see(stills)[2] > 0).float().mean())
         return figures
 
     def sample(self) -> np.ndarray:
@@ -118,7 +122,7 @@ class PerceptionStage:
         rows = []
         for _ in range(6):
             x, depth, dynamic, _ = self._world_sample(rng, plain=True)
-            log_depth, log_scale, logit = self.model(x)
+            log_depth, log_scale, logit = self._see(x)
 
             def grey(v: torch.Tensor) -> np.ndarray:
                 return np.repeat((v[0].clamp(0, 1) * 255).to(torch.uint8).numpy()[..., None], 3, -1)

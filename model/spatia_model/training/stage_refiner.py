@@ -19,6 +19,7 @@ from spatia_model.data.windows import WindowFolder
 from spatia_model.evaluation.metrics import blur, gradient_energy, psnr
 from spatia_model.generator.conditioning import to_frames, to_model
 from spatia_model.generator.refiner import DetailRefiner, RefinerConfig
+from spatia_model.training.loop import device_of
 from spatia_model.training.stage_denoiser import DenoiserStage
 
 
@@ -77,17 +78,19 @@ class RefinerStage:
     @torch.no_grad()
     def _window(self, rng: np.random.Generator, generator: torch.Generator) -> tuple[torch.Tensor, ...]:
         """decoded, truth (3, T, H, W), projection (3, T, H, W) in [-1, 1], mask and "reconstructed" (1, T, H, W) in 0..1."""
-        h, walk = self.mini.history_frames, self.windows.pick(rng)
+        h, walk, device = self.mini.history_frames, self.windows.pick(rng), device_of(self.model)
         clip = int(rng.integers(len(walk.captions)))
         generated = rng.random() < 0.5
         if generated:
+            self.denoiser.model.to(device)
             rgb, decoded, mask, _, shown = self.denoiser.generate(walk, clip, self.mini.steps, int(rng.integers(2**31)))
             truth, decoded = to_model(rgb[None]), to_model(decoded[None])
         else:
             rgb, _, projection = read_window(walk, clip, self.mini)
-            latents = self.denoiser.vae.encode(to_model(rgb[None]))
-            latents = latents + self.noise * float(rng.random()) ** 2 * torch.randn(latents.shape, generator=generator)
-            decoded = self.denoiser.vae.decode(latents, last=self.mini.frames_per_clip).float()
+            vae = self.denoiser.vae.to(device)
+            latents = vae.encode(to_model(rgb[None].to(device)))
+            latents = latents + self.noise * float(rng.random()) ** 2 * torch.randn(latents.shape, generator=generator).to(device)
+            decoded = vae.decode(latents, last=self.mini.frames_per_clip).float().cpu()
             truth, mask, shown = to_model(rgb[None, h:]), projection.mask[h:], projection.rgb[h:]
         reconstructed = torch.full(mask.shape, 0.0 if generated else 1.0)
         return decoded[0], truth[0], to_model(shown[None])[0], mask[None].float(), reconstructed[None]
@@ -96,7 +99,8 @@ class RefinerStage:
         fresh = self._window(rng, generator)
         self.pool = [*self.pool, fresh][-self.size :]
         chosen = [fresh] + [self.pool[int(rng.integers(len(self.pool)))] for _ in range(self.batch - 1)]
-        decoded, truth, shown, mask, reconstructed = (torch.cat([x.transpose(0, 1) for x in part]) for part in zip(*chosen, strict=True))
+        batch = (torch.cat([x.transpose(0, 1) for x in part]).to(device_of(self.model)) for part in zip(*chosen, strict=True))
+        decoded, truth, shown, mask, reconstructed = batch
         out = self.model.refiner(decoded, shown, mask)
         error = out - truth
         # A frame's covered pixels are known; those of a reconstruction are all known, but teach only a little off the map.
@@ -135,9 +139,11 @@ class RefinerStage:
     def _refined(self, i: int) -> tuple[torch.Tensor, ...]:
         """Generated window i of the validation worlds: decoded, refined, truth (1, 3, T, H, W), masks (1, 1, T, H, W)."""
         walk = self.validation.open(i % len(self.validation))
+        device = device_of(self.model)
+        self.denoiser.model.to(device)
         rgb, frames, mask, moving, shown = self.denoiser.generate(walk, i % len(walk.captions), self.mini.steps, i)
         decoded = to_model(frames[None])
-        out = self.model.refiner.refine(decoded, shown[None], mask[None])
+        out = self.model.refiner.refine(*(part.to(device) for part in (decoded, shown[None], mask[None]))).cpu()
         return decoded, out, to_model(rgb[None]), mask[None, None], moving[None, None]
 
     def sample(self) -> np.ndarray:
