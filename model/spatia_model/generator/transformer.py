@@ -119,7 +119,7 @@ class SpatiaTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, FromOriginalM
 
         self.patch_embedding = PatchEmbedding(in_channels, dim, patch)  # type: ignore[arg-type]
         if output_gates and in_channels != out_channels:
-            raise ValueError(f"output_gates carries latents to the output, so in_channels {in_channels} must equal out_channels {out_channels}")
+            raise ValueError(f"output_gates carries latents over, so in_channels {in_channels} must equal out_channels {out_channels}")
         self.has_control = bool(layers) or control_in_main or control_to_output
         if layers or control_in_main:
             self.vace_patch_embedding = PatchEmbedding(vace_in_channels, dim, patch)  # type: ignore[arg-type]

@@ -100,7 +100,8 @@ class DenoiserStage:
         data, b = batch["target"], self.batch
         refs = batch["references"][:, :references].transpose(1, 2)  # (B, C, R, h, w)
         sigma = torch.sigmoid(torch.randn(b, generator=generator) * 1.2 + 0.4).clamp(0.005, 1)
-        sigma = torch.where(torch.rand(b, generator=generator) < 0.12, torch.ones(()), sigma).to(device)  # the first step of a few counts most
+        first = torch.rand(b, generator=generator) < 0.12  # the first step of a few counts most
+        sigma = torch.where(first, torch.ones(()), sigma).to(device)
         s = sigma.view(-1, 1, 1, 1, 1)
         noised = (1 - s) * data + s * torch.randn(data.shape, generator=generator).to(device)
         level = self.history_noise * torch.rand(b, 1, 1, 1, 1, generator=generator).to(device)
