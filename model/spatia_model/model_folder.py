@@ -9,6 +9,7 @@ import json
 import os
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -78,7 +79,7 @@ def load_mini(folder: Path, device: str = "cpu") -> tuple[ClipGenerator, Compact
     Raises:
         CheckpointError: a file is missing, truncated or altered, a tensor missing, extra or misshapen; it says which.
     """
-    described = verify_folder(folder)
+    described: dict[str, Any] = verify_folder(folder)
     if described.get("format") != FORMAT or described.get("tier") != "mini":
         raise CheckpointError(
             f"{folder}/config.json is of format {described.get('format')!r}, tier {described.get('tier')!r}; this version reads "
@@ -88,7 +89,8 @@ def load_mini(folder: Path, device: str = "cpu") -> tuple[ClipGenerator, Compact
         config = MiniConfig(**described["world"])
         options = SamplerOptions(**described["sampler"])
         vae = CompactVideoVAE(CompactVAEConfig(**described["vae"]))
-        transformer = SpatiaTransformer(**{k: tuple(v) if isinstance(v, list) else v for k, v in described["transformer"].items()})
+        settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in described["transformer"].items()}
+        transformer = SpatiaTransformer(**settings)
         text = CompactTextEncoder(CompactTextConfig(**described["text"]))
         perception = CompactPerception(CompactPerceptionConfig(**described["perception"]))
         refiner = DetailRefiner(RefinerConfig(**described["refiner"]))
@@ -98,7 +100,8 @@ def load_mini(folder: Path, device: str = "cpu") -> tuple[ClipGenerator, Compact
         raise CheckpointError(
             f"{folder}/config.json lacks, misnames or misstates a setting ({error}): take the folder's original config.json"
         ) from error
-    for name, part in zip(FILES, (vae, transformer, text, perception, refiner), strict=True):
+    parts: tuple[Any, ...] = (vae, transformer, text, perception, refiner)
+    for name, part in zip(FILES, parts, strict=True):
         load_weights(part, folder / name)
         part.to(device).eval().requires_grad_(False)
     for convolutional in (vae, perception, refiner):

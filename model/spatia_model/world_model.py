@@ -218,7 +218,6 @@ class WorldModel:
         )
         return new, Clip(frames, path, state.camera, projection, perception, references, text)
 
-
     def _trusted(
         self, state: WorldState, path: torch.Tensor, projection: Projection, references: tuple[int, ...], perception: Perception
     ) -> Perception:

@@ -14,6 +14,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -91,7 +92,7 @@ class ClipFolder:
 
     def __init__(self, directory: Path, refresh_seconds: float = 60.0):
         self.directory, self.refresh_seconds = Path(directory), refresh_seconds
-        self._handles: dict[Path, object] = {}
+        self._handles: dict[Path, Any] = {}
         self._refresh()
 
     def _refresh(self) -> None:
@@ -103,7 +104,7 @@ class ClipFolder:
     def __len__(self) -> int:
         return len(self.files)
 
-    def open(self, index: int):
+    def open(self, index: int) -> Any:
         """A safetensors handle: `get_slice(name)[a:b]`, `get_tensor(name)`, `metadata()`."""
         path = self.files[index]
         if path not in self._handles:
@@ -112,7 +113,7 @@ class ClipFolder:
             self._handles[path] = safe_open(path, framework="pt")
         return self._handles[path]
 
-    def pick(self, rng: np.random.Generator):
+    def pick(self, rng: np.random.Generator) -> Any:
         if time.monotonic() - self._looked > self.refresh_seconds:
             self._refresh()
         return self.open(int(rng.integers(len(self.files))))

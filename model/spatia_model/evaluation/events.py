@@ -14,7 +14,8 @@ For every world a camera is put before one of its movers. Figures are means over
 * `place_rate_truth`, `place_rate_erased`, `motion_rate_truth`: the same detectors on the true frames, and on true frames of the world
   without that mover. They should be near 1, 0 and 1.
 
-`details`: `place_rate_unasked`: one clip generated from the picture without the mover, with a text that does not name it, against
+`details`: `place_rate_frozen`: true frames in which the mover stays where the picture has it: what a world in which nothing moves gets.
+`motion_clear`: as `motion_rate`, and by at least LEAST_CLEAR of the way between the two motions. `place_rate_unasked`: one clip generated from the picture without the mover, with a text that does not name it, against
 the truth with it: near 0, else colours leak. `motion_found`: share of trials in which the mover was found at all.
 """
 
@@ -22,7 +23,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -57,9 +58,10 @@ UNITS = {
     "motion_rate": "of two-way trials",
     "motion_rate_truth": "of trials on true frames: near 1",
 }
-DETAILS = ("place_rate_unasked", "motion_found", "place_frames", "motion_trials")
+DETAILS = ("place_rate_frozen", "place_rate_unasked", "motion_clear", "motion_found", "place_frames", "motion_trials")
 CLIPS = 2  # of a place trial
 LEAST_AREA = 12  # pixels of the mover's colour
+LEAST_CLEAR = 0.3
 LEAST_APART = 6.0  # pixels between what the two texts ask for, at the end of the clip
 
 
@@ -233,6 +235,7 @@ def place_figures(model: WorldModel, scene: Scene, seed: int, strips: Path | Non
         "place_rate_warm": rate(warm, looks[1 + step :]),
         "place_rate_truth": rate(truth.rgb[1:], looks[1:]),
         "place_rate_erased": rate(erased[1:], looks[1:]),
+        "place_rate_frozen": rate(scene.world.with_motion(scene.index, "still").render(path[1:], camera, times[1:]).rgb, looks[1:]),
         "place_rate_unasked": rate(torch.cat([clip.frames for clip in clips]), looks[1 : 1 + step]),
         "place_frames": float(sum(known is not None for known in looks[1:])),
     }
@@ -279,20 +282,22 @@ def motion_figures(model: WorldModel, scene: Scene, seed: int, strips: Path | No
     if not _tellable(looks):
         return {}
     state = model.begin(truths[0].rgb[0], "", seed, camera, path[0])
-    recognised, known, own, rows = [], [], [], {}
+    recognised, clear, known, own, rows = [], [], [], [], {}
     for asked in (0, 1):
         text = pair[asked].describe(path, camera, times)
         _, clip = model.advance(state, path[1:], text)
-        verdict = nearer(clip.frames, looks[asked], looks[1 - asked])
-        known.append(verdict is not None)
-        recognised.append(verdict is True)
-        own.append(nearer(truths[asked].rgb[1:], looks[asked], looks[1 - asked]) is True)
+        lead = leaning(clip.frames, looks[asked], looks[1 - asked])
+        known.append(lead is not None)
+        recognised.append(lead is not None and lead > 0)
+        clear.append(lead is not None and lead >= LEAST_CLEAR)
+        own.append((leaning(truths[asked].rgb[1:], looks[asked], looks[1 - asked]) or 0) > 0)
         rows |= {f"true {'ab'[asked]}": truths[asked].rgb[1:], f"asked {'ab'[asked]}": clip.frames}
     if strips is not None:
         save_strip(Path(strips) / f"motion_{seed}.png", rows)
     return {
         "motion_rate": sum(recognised) / 2,
         "motion_rate_truth": sum(own) / 2,
+        "motion_clear": sum(clear) / 2,
         "motion_found": sum(known) / 2,
         "motion_trials": 2.0,
     }
@@ -307,13 +312,14 @@ def _tellable(looks: list[list[Look | None]]) -> bool:
     return sum(_apart(a, b) for a, b in zip(*looks, strict=True)) >= 2
 
 
-def nearer(frames: torch.Tensor, asked: list[Look | None], opposite: list[Look | None]) -> bool | None:
-    """Whether the mover in frames (T, H, W, 3) goes as asked rather than the opposite way; None where it is not found.
+def leaning(frames: torch.Tensor, asked: Sequence[Look | None], opposite: Sequence[Look | None]) -> float | None:
+    """How far the mover in frames (T, H, W, 3) goes as asked rather than the opposite way: 1 as asked, 0 neither, -1 the opposite.
 
-    `asked`, `opposite`: the true looks, with the first picture's before them (1 + T). The largest patch of its colour counts wherever it
+    It is the mean of (distance to the opposite's place - distance to the asked one's) / distance between the two, over frames in which
+    they are apart; None where the mover is not found in a quarter of these. `asked`, `opposite`: the true looks, with the first picture's before them (1 + T). The largest patch of its colour counts wherever it
     is within reach of both motions, so that none is favoured.
     """
-    gaps = []
+    leads = []
     usable = 0
     for frame, a, b in zip(frames, asked[1:], opposite[1:], strict=True):
         if a is None or b is None or not _apart(a, b):
@@ -322,10 +328,11 @@ def nearer(frames: torch.Tensor, asked: list[Look | None], opposite: list[Look |
         middle, reach = (a.place + b.place) / 2, float(np.linalg.norm(a.place - b.place)) / 2 + 12
         centres = [c for _, c in blobs(frame, a) if float(np.linalg.norm(c - middle)) <= reach]
         if centres:
-            gaps.append(float(np.linalg.norm(centres[0] - a.place) - np.linalg.norm(centres[0] - b.place)))
-    if not gaps or len(gaps) < 0.25 * usable:
+            near, far = (float(np.linalg.norm(centres[0] - known.place)) for known in (a, b))
+            leads.append((far - near) / float(np.linalg.norm(a.place - b.place)))
+    if not leads or len(leads) < 0.25 * usable:
         return None
-    return sum(gaps) < 0
+    return sum(leads) / len(leads)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -36,7 +36,7 @@ class DetailRefiner(nn.Module):
         self.second = nn.ModuleList(nn.Conv2d(w, w, 3, padding=1) for _ in range(config.blocks))
         self.head = nn.Conv2d(w, 4 * 4, 3, padding=1)
         for conv in (*self.second, self.head):
-            nn.init.zeros_(conv.weight)
+            nn.init.zeros_(conv.weight)  # type: ignore[arg-type]
             nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
 
     def forward(self, decoded: torch.Tensor, projection: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

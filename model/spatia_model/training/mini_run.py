@@ -1,10 +1,10 @@
 """The stages of `spatia train mini`, in order. Each reads what the ones before left in the run's folder.
 
-    runs/NAME/walks, validation       rendered worlds
-    runs/NAME/windows, ...-validation the memory's side of them
-    runs/NAME/vae.pt, perception.pt, denoiser.pt, refiner.pt   checkpoints; *.png pictures; *.jsonl validation figures
-    runs/NAME/latents                 windows as latents
-    runs/NAME/model                   the trained folder
+runs/NAME/walks, validation       rendered worlds
+runs/NAME/windows, ...-validation the memory's side of them
+runs/NAME/vae.pt, perception.pt, denoiser.pt, refiner.pt   checkpoints; *.png pictures; *.jsonl validation figures
+runs/NAME/latents                 windows as latents
+runs/NAME/model                   the trained folder
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ import torch
 from spatia_model.config import MiniConfig, mini_camera
 from spatia_model.evaluation import events
 from spatia_model.evaluation.blobs import Look, blobs, chroma, found_near, look, passes
-from spatia_model.evaluation.events import DETAILS, UNITS, evaluate_events, find_scene, motion_figures, nearer, place_figures, rate
+from spatia_model.evaluation.events import DETAILS, UNITS, evaluate_events, find_scene, leaning, motion_figures, place_figures, rate
 from spatia_model.worlds import World
 from spatia_model.worlds.palette import COLORS, MOVER_COLORS
 from tests.spatia_model.evaluation.models import fake_model, tiny_model
@@ -112,6 +113,7 @@ def test_truth_is_found_and_an_erased_mover_is_not(scene: events.Scene) -> None:
     good = place_figures(fake_model(player(scene.world)), scene, 0)
     # the warm trial goes back to the second clip, the unasked one to the first: the fake counts clips, so give each its own
     assert good["place_rate"] == good["place_rate_truth"] and good["place_rate_truth"] is not None and good["place_rate_truth"] > 0.9
+    assert good["place_rate_frozen"] is not None and good["place_rate_frozen"] < good["place_rate_truth"]
     bad = place_figures(fake_model(player(scene.erased)), scene, 0)
     assert bad["place_rate"] == 0 and bad["place_rate_erased"] == 0 and bad["place_rate_truth"] == good["place_rate_truth"]
 
@@ -126,6 +128,9 @@ def test_asked_motion_is_told_from_the_opposite(scene: events.Scene) -> None:
     assert rates(scene.opposite, scene.world)["motion_rate"] == 0
     assert rates(scene.world, scene.world)["motion_rate"] == 0.5  # deaf to the text: chance
     lost = rates(scene.erased, scene.erased)
+    assert rates(scene.world, scene.opposite)["motion_clear"] == 1 and rates(scene.world, scene.world)["motion_clear"] == 0.5
+    still = scene.world.with_motion(scene.index, "still")
+    assert rates(still, still)["motion_clear"] == 0
     assert lost["motion_rate"] == 0 and lost["motion_found"] == 0 and lost["motion_rate_truth"] == 1
 
 
@@ -147,7 +152,23 @@ def test_a_mover_at_rest_counts_for_neither_side() -> None:
     asked = [Look(np.ones(3), 20, np.array([30.0 + 2 * t, 30.0])) for t in range(9)]
     opposite = [Look(np.ones(3), 20, np.array([30.0 - 2 * t, 30.0])) for t in range(9)]
     empty = torch.full((8, 64, 64, 3), 128, dtype=torch.uint8)
-    assert nearer(empty, asked, opposite) is None  # type: ignore[arg-type]
+    assert leaning(empty, asked, opposite) is None
+
+
+def test_leaning_is_a_share_of_the_way_between_the_two_motions() -> None:
+    _, mask = picture((222, 38, 32))
+    red = look(picture((222, 38, 32))[0], mask)
+    assert red is not None
+
+    def way(step: float) -> list[Look]:
+        return [replace(red, place=np.array([32.5 + step * t, 32.5])) for t in range(9)]
+
+    def shown(step: float) -> torch.Tensor:
+        return torch.stack([picture((222, 38, 32), (32 + round(step * t), 32))[0] for t in range(1, 9)])
+
+    for step, lead in ((2, 1.0), (-2, -1.0), (0, 0.0), (1, 0.5)):
+        assert leaning(shown(step), way(2), way(-2)) == pytest.approx(lead, abs=1e-6)
+    assert leaning(shown(2), way(2), way(2)) is None  # nothing to tell apart
 
 
 def test_report_has_the_keys_and_repeats_itself() -> None:

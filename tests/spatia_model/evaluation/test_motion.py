@@ -70,7 +70,7 @@ def test_a_walk_with_a_wrong_turn_reports_it(scene) -> None:
     seen = seen_in(pair, path, frame(truth, 0), path[0], CAMERA)
     figures = {}
     for shown in (1, 2):
-        walked = Walk(path, torch.zeros(2), pair, truth.rgb[shown : shown + 1], truth.rgb[1:2], seen[1:], ("",), None)  # type: ignore[arg-type]
+        walked = Walk(path, torch.zeros(2), pair, truth.rgb[shown : shown + 1], truth.rgb[1:2], seen[1:], pair.depth[1:], ("",), None)  # type: ignore[arg-type]
         figures[shown] = motion_figures(walked, seen, CAMERA, 1)
     assert figures[1]["rotation_error_deg"] == figures[1]["own_rotation_error_deg"]
     assert figures[2]["rotation_error_deg"] == pytest.approx(5, abs=0.6)
@@ -83,7 +83,7 @@ def test_a_blank_picture_counts_as_lost(scene) -> None:
     assert estimate_motion(truth.rgb[0], torch.zeros_like(truth.depth[0]), truth.rgb[1], CAMERA) is None
     path, pair = poses[:2], GroundTruth(truth.rgb[:2], truth.depth[:2], truth.dynamic[:2])
     seen = seen_in(pair, path, frame(truth, 0), path[0], CAMERA)
-    walked = Walk(path, torch.zeros(2), pair, flat[None], flat[None], seen[1:], ("",), None)  # type: ignore[arg-type]
+    walked = Walk(path, torch.zeros(2), pair, flat[None], flat[None], seen[1:], pair.depth[1:], ("",), None)  # type: ignore[arg-type]
     asked = math.degrees(float(se3.rotation_angle(se3.inverse(path[1]) @ path[0])))
     turn = motion_figures(walked, seen, CAMERA, 1)["rotation_error_deg"]
     assert turn is not None and turn > 0.3 * asked

@@ -173,7 +173,7 @@ def test_steps_equal_a_plain_loop(tmp_path):
         loss.backward()
         norm = torch.stack([p.grad.square().sum() for p in plain.model.parameters()]).sum().sqrt()
         for p in plain.model.parameters():
-            p.grad *= min(1.0, 0.5 / (float(norm) + 1e-6))
+            p.grad.mul_(min(1.0, 0.5 / (float(norm) + 1e-6)))
         optimizer.step()
         keep = min(plan.ema, (2 + step) / (11 + step))  # young averages follow faster
         for name, value in plain.model.named_parameters():
@@ -220,7 +220,7 @@ def _worker(rank: int, folder: str) -> None:
 
 @pytest.mark.slow
 def test_two_processes_learn_as_one_with_both_batches(tmp_path):
-    mp.spawn(_worker, (str(tmp_path),), nprocs=2)
+    mp.spawn(_worker, (str(tmp_path),), nprocs=2)  # type: ignore[attr-defined]
     first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(2))
     assert_equal(first, second)
     one = fit(ToyStage(joint=2), config(steps=8), tmp_path / "one").state_dict()
