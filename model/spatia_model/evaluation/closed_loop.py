@@ -17,14 +17,15 @@ worlds; null with fewer than two). A key is null where nothing was measured. PSN
 * `rotation_error_deg`, `translation_error_pct`: camera motion of each clip, estimated from its pictures (`motion.py`), against the path.
   The frame before the clip is put into space with true depth where the first picture saw the surface (elsewhere the model may invent, and
   there is no true depth) and aligned with the clip's last frame. A clip counts where the same estimate on true frames is within 1 degree
-  and 5 cm. Degrees: mean over clips. Percent: sum of the errors over the sum of the lengths asked, of clips that walk 10 cm or more. `own_*` in `details` are the
-  estimator's errors on the true frames.
+  and 5 cm. Degrees: mean over clips. Percent: sum of the errors over the sum of the lengths asked, of clips that walk 10 cm or more.
+  `own_*` in `details` are the estimator's errors on the true frames.
 * `coverage`: share of pixels that the mask of the split covers.
 
 `details` holds what helps to read these: `psnr_c_truth` (the truth's own last frame against its first: what movers cost),
-`psnr_c_static` (without moving pixels), `psnr_seen` (covered pixels whose surface the first picture showed: what the memory holds of the rest was invented, and can't agree with
-the truth), `mover_ghost_rate` (ghosts where a mover was: what it left behind), `depth_error` (median of |depth - truth| / truth of
-perception on seen static pixels nearer than 40 m: from 2 % on, most points are farther than two voxels from their surface).
+`psnr_c_static` (without moving pixels), `psnr_seen` (covered pixels whose surface the first picture showed: what the memory holds of the
+rest was invented, and can't agree with the truth), `mover_ghost_rate` (ghosts where a mover was: what it left behind), `depth_error`
+(median of |depth - truth| / truth of perception on seen static pixels nearer than 40 m: from 2 % on, most points are farther than two
+voxels from their surface).
 """
 
 from __future__ import annotations
@@ -205,7 +206,8 @@ def motion_figures(walked: Walk, seen: torch.Tensor, camera: Camera, step: int) 
         own_turns.append(own_turn)
         own_gaps.append(own_gap)
         asked_way.append(float(asked[:3, 3].norm()))
-    walking = [i for i, way in enumerate(asked_way) if way >= LEAST_WAY]  # a clip that only turns has no way to be wrong by a share of
+    # A clip that only turns has no way to be wrong by a share of.
+    walking = [i for i, way in enumerate(asked_way) if way >= LEAST_WAY]
 
     def mean(values: list[float]) -> float | None:
         return sum(values) / len(values) if values else None

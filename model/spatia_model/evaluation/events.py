@@ -15,8 +15,9 @@ For every world a camera is put before one of its movers. Figures are means over
   without that mover. They should be near 1, 0 and 1.
 
 `details`: `place_rate_frozen`: true frames in which the mover stays where the picture has it: what a world in which nothing moves gets.
-`motion_clear`: as `motion_rate`, and by at least LEAST_CLEAR of the way between the two motions. `place_rate_unasked`: one clip generated from the picture without the mover, with a text that does not name it, against
-the truth with it: near 0, else colours leak. `motion_found`: share of trials in which the mover was found at all.
+`motion_clear`: as `motion_rate`, and by at least LEAST_CLEAR of the way between the two motions. `place_rate_unasked`: one clip generated
+from the picture without the mover, with a text that does not name it, against the truth with it: near 0, else colours leak.
+`motion_found`: share of trials in which the mover was found at all.
 """
 
 from __future__ import annotations
@@ -316,8 +317,8 @@ def leaning(frames: torch.Tensor, asked: Sequence[Look | None], opposite: Sequen
     """How far the mover in frames (T, H, W, 3) goes as asked rather than the opposite way: 1 as asked, 0 neither, -1 the opposite.
 
     It is the mean of (distance to the opposite's place - distance to the asked one's) / distance between the two, over frames in which
-    they are apart; None where the mover is not found in a quarter of these. `asked`, `opposite`: the true looks, with the first picture's before them (1 + T). The largest patch of its colour counts wherever it
-    is within reach of both motions, so that none is favoured.
+    they are apart; None where the mover is not found in a quarter of these. `asked`, `opposite`: the true looks, with the first picture's
+    before them (1 + T). The largest patch of its colour counts wherever it is within reach of both motions, so that none is favoured.
     """
     leads = []
     usable = 0

@@ -1,8 +1,8 @@
 """The embedded perceiver: one small U-Net for depth, confidence and motion.
 
-It sees the frame, the memory's rendering at the same pose (colour, log depth, mask), an earlier frame, and how far
-each ray points up or down, which tells floors from ceilings. Where the memory covers a pixel the network only corrects
-its depth, so estimates stay in the memory's scale.
+It sees the frame, the memory's rendering at the same pose (colour, log depth, mask), an earlier frame, and where each
+ray points, which tells floors from ceilings. Where the memory covers a pixel the network mostly corrects its depth, so
+estimates stay in the memory's scale.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ CONFIDENT_ERROR = 0.1  # "confident" means a relative depth error below this
 @dataclass(frozen=True)
 class CompactPerceptionConfig:
     widths: tuple[int, ...] = (24, 40, 64, 96, 112)
+    looks: int = 2  # attention blocks at the last but one scale
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "widths", tuple(self.widths))
@@ -37,7 +38,7 @@ class _Block(nn.Module):
         super().__init__()
         self.conv1 = nn.Conv2d(width, width, 3, padding=1)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1)
-        nn.init.zeros_(self.conv2.weight)
+        nn.init.zeros_(self.conv2.weight)  # type: ignore[arg-type]
         nn.init.zeros_(self.conv2.bias)  # type: ignore[arg-type]
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -45,10 +46,39 @@ class _Block(nn.Module):
         return x + self.conv2(F.silu(self.conv1(y)))
 
 
-class CompactPerception(nn.Module):
-    """U-Net over 2x2-unshuffled inputs; `forward` works on the stacked inputs, `perceive` on frames."""
+class _Look(nn.Module):
+    """Attention over the whole coarse picture: how far a wall is shows where it meets the floor, which may be anywhere."""
 
-    CHANNELS = 12  # rgb 3, memory rgb 3, memory log depth, mask, earlier rgb 3, ray elevation
+    def __init__(self, width: int, heads: int = 4):
+        super().__init__()
+        self.heads = heads
+        self.qkv, self.out = nn.Conv2d(width, 3 * width, 1), nn.Conv2d(width, width, 1)
+        self.wide, self.narrow = nn.Conv2d(width, 2 * width, 1), nn.Conv2d(2 * width, width, 1)
+        for conv in (self.out, self.narrow):
+            nn.init.zeros_(conv.weight)  # type: ignore[arg-type]
+            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        n, c, h, w = x.shape
+        y = x * torch.rsqrt(x.square().mean(1, keepdim=True) + 1e-4)
+        q, k, v = self.qkv(y).view(n, 3, self.heads, c // self.heads, h * w).transpose(-1, -2).unbind(1)
+        seen = F.scaled_dot_product_attention(q, k, v).transpose(-1, -2).reshape(n, c, h, w)
+        x = x + self.out(seen)
+        y = x * torch.rsqrt(x.square().mean(1, keepdim=True) + 1e-4)
+        return x + self.narrow(F.silu(self.wide(y)))
+
+
+class CompactPerception(nn.Module):
+    """U-Net over 2x2-unshuffled inputs; `forward` works on the stacked inputs, `perceive` on frames.
+
+    Depth without memory comes as planes: a surface with normal n at distance d from the camera has inverse depth (n / d) . ray, so a wall
+    or a floor is one constant for the network to say, sharp to its edges (local planar guidance; Lee et al. 2019). Rays are level: turned
+    by the camera's pitch and roll but not its heading, so that a floor's n is always "up". Where the memory covers a pixel, a gate
+    chooses between its depth, slightly corrected, and the plane.
+    """
+
+    CHANNELS = 14  # rgb 3, memory rgb 3, memory log depth, mask, earlier rgb 3, level ray 3
+    OUTPUTS = 8  # plane 3, offset, correction, gate, log scale, dynamic logit
 
     def __init__(self, config: CompactPerceptionConfig | None = None):
         super().__init__()
@@ -57,32 +87,37 @@ class CompactPerception(nn.Module):
         self.stem = nn.Conv2d(4 * self.CHANNELS, w[0], 3, padding=1)
         self.down_blocks = nn.ModuleList(_Block(c) for c in w)
         self.down = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in zip(w, w[1:], strict=False))
-        self.deep = _Block(w[-1])
+        self.looks = nn.ModuleList(_Look(w[-2]) for _ in range(config.looks))
         self.up = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in zip(w, w[1:], strict=False))
         self.up_blocks = nn.ModuleList(_Block(c) for c in w[:-1])
-        self.head = nn.Conv2d(w[0], 3 * 4, 3, padding=1)
+        self.head = nn.Conv2d(w[0], self.OUTPUTS * 4, 3, padding=1)
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """(N, 12, H, W) to log depth, log of its error scale, and dynamic logit, each (N, H, W)."""
+        """(N, 14, H, W) to log depth, log of its error scale, and dynamic logit, each (N, H, W)."""
         size = x.shape[-2:]
         step = 2 ** len(self.config.widths)
         pad = [-s % step for s in size]
         if any(pad):
             x = F.pad(x, (0, pad[1], 0, pad[0]), mode="replicate")
-        prior = x[:, 6] * x[:, 7]
+        prior, mask, rays = x[:, 6].float(), x[:, 7].float(), x[:, 11:14].float()
         y = self.stem(F.pixel_unshuffle(x, 2))
         skips = []
         for i, block in enumerate(self.down_blocks):
             y = block(y)
+            if i == len(self.down) - 1:
+                for look in self.looks:
+                    y = look(y)
             if i < len(self.down):
                 skips.append(y)
                 y = self.down[i](y)
-        y = self.deep(y)
         for i in reversed(range(len(self.up))):
             y = self.up_blocks[i](F.interpolate(self.up[i](y), scale_factor=2.0) + skips[i])
-        correction, log_scale, logit = F.pixel_shuffle(self.head(y), 2).float().unbind(1)
-        log_depth = prior.float() + correction + math.log(TYPICAL_DEPTH)
-        return tuple(v[:, : size[0], : size[1]] for v in (log_depth, log_scale.clamp(-4, 2), logit))  # type: ignore[return-value]
+        out = F.pixel_shuffle(self.head(y), 2).float()
+        inverse = (out[:, :3] * rays).sum(1) + out[:, 3] + 1 / TYPICAL_DEPTH
+        inverse = F.softplus(inverse - 1 / MAX_DEPTH, beta=20.0) + 1 / MAX_DEPTH
+        gate = (out[:, 5] + 2).sigmoid() * mask
+        log_depth = gate * (prior + math.log(TYPICAL_DEPTH) + 0.3 * out[:, 4]) - (1 - gate) * inverse.log()
+        return tuple(v[:, : size[0], : size[1]] for v in (log_depth, out[:, 6].clamp(-4, 2), out[:, 7]))  # type: ignore[return-value]
 
     def perceive(
         self,
@@ -111,7 +146,7 @@ def confidence_of(log_scale: torch.Tensor) -> torch.Tensor:
 def stack_inputs(
     frames: torch.Tensor, T_world_camera: torch.Tensor, camera: Camera, prior: Projection | None, previous: torch.Tensor | None
 ) -> torch.Tensor:
-    """The network's input (T, 12, H, W) float32 for frames (T, H, W, 3) uint8."""
+    """The network's input (T, 14, H, W) float32 for frames (T, H, W, 3) uint8."""
     t, h, w, _ = frames.shape
     rgb = frames.permute(0, 3, 1, 2).float() / 127.5 - 1
     earlier = rgb if previous is None else previous.permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -121,11 +156,20 @@ def stack_inputs(
         mask = prior.mask.unsqueeze(1).float()
         log_depth = (prior.depth.clamp(0.05, MAX_DEPTH).log() - math.log(TYPICAL_DEPTH)).unsqueeze(1)
         memory = torch.cat([(prior.rgb.permute(0, 3, 1, 2).float() / 127.5 - 1) * mask, log_depth * mask, mask], 1)
-    return torch.cat([rgb, memory, earlier, ray_elevation(T_world_camera, camera)], 1)
+    return torch.cat([rgb, memory, earlier, level_rays(T_world_camera, camera)], 1)
 
 
-def ray_elevation(T_world_camera: torch.Tensor, camera: Camera) -> torch.Tensor:
-    """(T, 1, H, W): the world's down component of each pixel's unit ray."""
-    rays = F.normalize(pixel_rays(camera), dim=-1)  # (H, W, 3)
-    down = T_world_camera[:, 1, :3].to(rays.dtype)  # row of the rotation that gives world y
-    return torch.einsum("tc,hwc->thw", down, rays).unsqueeze(1)
+def level_rays(T_world_camera: torch.Tensor, camera: Camera) -> torch.Tensor:
+    """(T, 3, H, W): each pixel's ray (camera z = 1) as right, down, ahead of a level camera with the same heading.
+
+    A camera that looks straight up or down has no heading: its own "up" or "down" edge then counts as ahead.
+    """
+    rays = pixel_rays(camera)  # (H, W, 3)
+    rotation = T_world_camera[:, :3, :3].to(rays.dtype)
+    down = torch.tensor([0.0, 1.0, 0.0], dtype=rays.dtype)
+    ahead = rotation[:, :, 2] * (1 - down)
+    other = -rotation[:, :, 1] * (1 - down) * rotation[:, 1, 2].sign().unsqueeze(-1)
+    ahead = F.normalize(torch.where(ahead.norm(dim=-1, keepdim=True) > 1e-3, ahead, other), dim=-1)
+    right = torch.linalg.cross(down.expand_as(ahead), ahead)
+    level = torch.stack([right, down.expand_as(ahead), ahead], 1)  # rows: axes of the level frame in the world
+    return torch.einsum("tij,tjk,hwk->tihw", level, rotation, rays)

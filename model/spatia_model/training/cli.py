@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", default="", help="steps per stage, such as vae=4000,perception=2000,denoiser=6000")
     parser.add_argument("--batch", default="", help="batch per stage, such as perception=12,denoiser=16")
     parser.add_argument("--lr", default="", help="learning rate per stage, such as vae=1e-3")
+    parser.add_argument("--start-from", type=Path, help="folder of an earlier run: fresh stages begin with the averaged weights it holds")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=1, help="training processes, gradients averaged (one thread each)")
     parser.add_argument("--threads", type=int, default=0, help="threads per process (0: cores / processes)")
@@ -104,11 +105,13 @@ def _stage(name: str, args: argparse.Namespace) -> None:
 def loop_config(args: argparse.Namespace, stage: str, default: LoopConfig) -> LoopConfig:
     """A stage's loop settings with the command line's on top."""
     steps, lr = _numbers(args.steps, "steps").get(stage), _numbers(args.lr, "lr").get(stage)
+    earlier = args.start_from / f"{stage}.pt" if args.start_from else None
     return replace(
         default,
         steps=int(steps) if steps else default.steps,
         lr=lr or default.lr,
         seed=args.seed,
+        start_from=str(earlier) if earlier is not None and earlier.exists() else default.start_from,
         bf16=not args.no_bf16,
         validate_every=max(1, min(default.validate_every, int(steps or default.steps))),
     )

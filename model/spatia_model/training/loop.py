@@ -23,6 +23,10 @@ import torch.distributed as dist
 from PIL import Image
 from torch import nn
 
+from spatia_model.training.optimizer import OPTIMIZERS, MuonAdamW, PlainAdamW
+
+Optimizer = MuonAdamW | PlainAdamW
+
 
 @dataclass(frozen=True)
 class LoopConfig:
@@ -34,6 +38,7 @@ class LoopConfig:
     warmup: int = 100
     weight_decay: float = 0.01
     betas: tuple[float, float] = (0.9, 0.95)
+    optimizer: str = "adamw"  # or "muon": see optimizer.py
     clip_norm: float = 1.0
     ema: float = 0.999
     seed: int = 0
@@ -41,10 +46,13 @@ class LoopConfig:
     checkpoint_seconds: float = 120.0
     log_every: int = 20
     validate_every: int = 500
+    start_from: str = ""  # a checkpoint of the same stage whose averaged weights a fresh run begins with
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.lr <= 0 or not 0 <= self.ema < 1:
             raise ValueError(f"steps must be >= 1, lr > 0 and 0 <= ema < 1, got {self}")
+        if self.optimizer not in OPTIMIZERS:
+            raise ValueError(f"optimizer must be one of {', '.join(OPTIMIZERS)}, got {self.optimizer!r}")
         object.__setattr__(self, "betas", tuple(self.betas))
 
     def lr_at(self, step: int) -> float:
@@ -86,17 +94,19 @@ def fit(stage: Stage, config: LoopConfig, directory: Path, device: str = "cpu") 
     directory.mkdir(parents=True, exist_ok=True)
     model = stage.model.to(device)
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
+    optimizer = OPTIMIZERS[config.optimizer](model, config.lr, config.betas, config.weight_decay)
     average = deepcopy(model).eval()
     checkpoint = directory / f"{stage.name}.pt"
+    if config.start_from and not checkpoint.exists():
+        _start_from(Path(config.start_from), model, stage.name)
+        average.load_state_dict(model.state_dict())
     step = _resume(checkpoint, model, average, optimizer, stage.name)
     if step and rank == 0:
         _say(f"{stage.name}: resumed at step {step}")
     started = saved = time.monotonic()
     first, smooth = step, {}
     while step < config.steps:
-        for group in optimizer.param_groups:
-            group["lr"] = config.lr_at(step)
+        optimizer.set_lr(config.lr_at(step))
         rng = np.random.default_rng([config.seed, rank, step])
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         with torch.autocast(device.split(":")[0], torch.bfloat16, enabled=config.bf16):
@@ -167,9 +177,7 @@ def _report(stage: Stage, model: nn.Module, average: nn.Module, directory: Path,
     _say(f"{stage.name} step {step} validation: " + " ".join(f"{k} {v:.4g}" for k, v in figures.items()))
 
 
-def save_checkpoint(
-    path: Path, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer, step: int, config: LoopConfig
-) -> None:
+def save_checkpoint(path: Path, model: nn.Module, average: nn.Module, optimizer: Optimizer, step: int, config: LoopConfig) -> None:
     """Write everything a resumed run needs, atomically: a reader never sees half a file."""
     temporary = path.with_suffix(".partial")
     state = {"model": model.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
@@ -177,7 +185,7 @@ def save_checkpoint(
     os.replace(temporary, path)
 
 
-def _resume(path: Path, model: nn.Module, average: nn.Module, optimizer: torch.optim.Optimizer, name: str) -> int:
+def _resume(path: Path, model: nn.Module, average: nn.Module, optimizer: Optimizer, name: str) -> int:
     if not path.exists():
         return 0
     try:
@@ -188,6 +196,13 @@ def _resume(path: Path, model: nn.Module, average: nn.Module, optimizer: torch.o
     except (RuntimeError, KeyError, TypeError, EOFError, ValueError, pickle.UnpicklingError) as error:
         raise ValueError(f"{path} cannot be resumed for stage {name} ({error}): remove it to start that stage afresh") from error
     return int(state["step"])
+
+
+def _start_from(path: Path, model: nn.Module, name: str) -> None:
+    try:
+        model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["average"])
+    except (OSError, RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
+        raise ValueError(f"{path} holds no weights that stage {name} could start from ({error})") from error
 
 
 def _say(text: str) -> None:

@@ -47,7 +47,7 @@ def data(out: Path, args: argparse.Namespace) -> None:
 def vae(out: Path, args: argparse.Namespace) -> None:
     clips = ClipFolder(out / "walks")
     stage = VAEStage(clips, ClipFolder(out / "validation"), PicturePool(out / PICTURES))
-    fit(stage, loop_config(args, "vae", LoopConfig(steps=5000, lr=1.2e-3, warmup=150, validate_every=500)), out, args.device)
+    fit(stage, loop_config(args, "vae", LoopConfig(steps=3000, lr=0.006, optimizer="muon", validate_every=500)), out, args.device)
     measure_latents(stage.model, clips, seed=args.seed)
     temporary = out / f"vae-final.partial{os.getpid()}"  # every process of a distributed run writes the same
     torch.save(stage.model.state_dict(), temporary)
@@ -71,7 +71,7 @@ def perception(out: Path, args: argparse.Namespace) -> None:
     validation = WindowFolder(out / "validation", out / "windows-validation")
     batch = int(_numbers(args.batch, "batch").get("perception", 12))
     stage = PerceptionStage(windows, validation, PicturePool(out / PICTURES), batch=batch)
-    fit(stage, loop_config(args, "perception", LoopConfig(steps=2500, lr=1.5e-3, validate_every=500)), out, args.device)
+    fit(stage, loop_config(args, "perception", LoopConfig(steps=3000, lr=0.01, optimizer="muon", validate_every=500)), out, args.device)
 
 
 def latents(out: Path, args: argparse.Namespace) -> None:

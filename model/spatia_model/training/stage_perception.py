@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -46,11 +47,12 @@ class PerceptionStage:
         log_depth, log_scale, logit = self.model(x)
         log_truth = depth.clamp(0.05, FAR).log()
         error = (log_depth.clamp(max=math.log(FAR)) - log_truth).abs()
-        likelihood = error * (-log_scale).exp() + log_scale
+        likelihood = error.detach() * (-log_scale).exp() + log_scale  # tells how sure, not how far: else sure pixels drown the rest
         motion = F.binary_cross_entropy_with_logits(logit, dynamic, weight=1 + 2 * dynamic)
         edges = sum((log_depth - log_truth).diff(dim=d).abs().mean() for d in (1, 2))
         loss = (likelihood * known).mean() * 0.3 + (error * known).mean() * 2 + 0.5 * edges + 2.0 * motion
-        return loss, {"abs_rel": float(error.detach().mean()), "motion": float(motion.detach())}
+        known_error = float((error * known).detach().sum() / known.sum().clamp_min(1))
+        return loss, {"log_error": known_error, "motion": float(motion.detach())}
 
     def _world_sample(self, rng: np.random.Generator, plain: bool = False, prior: bool = True, evidence: bool = True):
         walk = self.validation.pick(rng) if plain else self.windows.pick(rng)
@@ -61,7 +63,9 @@ class PerceptionStage:
         earlier = walk.rgb(i - self.mini.motion_gap, i - self.mini.motion_gap + 1) if evidence else None
         projection = walk.projection(i, i + 1) if prior else None
         if not plain:
-            rgb, earlier = degrade(rng, rgb), None if earlier is None else degrade(rng, earlier)
+            gain = rng.uniform(0.7, 1.3) * rng.uniform(0.9, 1.1, 3) if rng.random() < 0.5 else np.ones(3)  # another exposure, other lamps
+            rgb, earlier = degrade(rng, _expose(rgb, gain)), None if earlier is None else degrade(rng, _expose(earlier, gain))
+            projection = None if projection is None else replace(projection, rgb=_expose(projection.rgb, gain))
             scale = float(np.exp(rng.uniform(-0.3, 0.3))) if prior and projection is not None and projection.coverage > 0.2 else 1.0
             depth = depth * scale
             if projection is not None:
@@ -72,6 +76,7 @@ class PerceptionStage:
         known = torch.ones_like(depth)
         if not plain and rng.random() < 0.5:
             x, depth, dynamic = x.flip(-1), depth.flip(-1), dynamic.flip(-1)
+            x[:, 11] = -x[:, 11]  # the ray's "right"
         return x, depth, dynamic, known
 
     def _still_sample(self, rng: np.random.Generator):
@@ -133,6 +138,10 @@ class PerceptionStage:
             parts = [picture(x[:, :3]), picture(x[:, 3:6]), grey(0.8 / depth), grey(0.8 / log_depth.exp())]
             rows.append(np.concatenate([*parts, grey(1 - log_scale.exp() * 5), grey(dynamic), grey(logit.sigmoid())], 1))
         return np.concatenate(rows, 0)
+
+
+def _expose(frames: torch.Tensor, gain: np.ndarray) -> torch.Tensor:
+    return (frames * torch.from_numpy(gain).float()).clamp(0, 255).to(torch.uint8)
 
 
 def degrade(rng: np.random.Generator, frames: torch.Tensor, chance: float = 0.5) -> torch.Tensor:
