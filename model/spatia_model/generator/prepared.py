@@ -20,6 +20,7 @@ class Conditions:
     main: torch.Tensor | None  # (B, F - R, S, D) what is added to the main trunk's input
     output: torch.Tensor | None  # (B, C_out, F - R, H, W) what is added to the prediction
     scales: torch.Tensor | None  # (B or 1, control blocks)
+    latents: torch.Tensor | None  # (B, C_control, F - R, H, W) what the detail head reads of the control
     num_references: int
     lora: float
 
@@ -48,6 +49,7 @@ class Conditions:
             joined("main"),
             joined("output"),
             scales,
+            joined("latents"),
             first.num_references,
             first.lora,
         )

@@ -38,9 +38,11 @@ from spatia_model.generator.blocks import (
     time_sinusoid,
     unpatch,
 )
+from spatia_model.generator.detail import DetailHead
 from spatia_model.generator.prepared import Conditions
 
 PREDICTIONS = ("velocity", "sample")
+DETAIL_FEATURES = 16  # channels per latent pixel that the trunk hands to the detail head
 
 # FACTS: Wan2.2-TI2V-5B with Spatia's control branch (825 + 236 tensors).
 WAN22_TI2V_5B: dict[str, Any] = {
@@ -71,6 +73,7 @@ class SpatiaTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, FromOriginalM
         output_gates: the head also predicts, for every latent pixel, what share of the noised latents and of the carried control
             goes into the prediction. A token holds fewer numbers than its patch, so without such a way past the trunk
             the detail of nearly clean latents is lost in it. Starts at no latents and all of the control.
+        detail_width: of the convolutions that correct the prediction at latent resolution (`DetailHead`); 0: none.
         prediction: "velocity" or "sample": what the output means. The sampler reads it; the network doesn't.
     """
 
@@ -99,6 +102,7 @@ class SpatiaTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, FromOriginalM
         control_in_main: bool = False,
         control_to_output: bool = False,
         output_gates: bool = False,
+        detail_width: int = 0,
         prediction: str = "velocity",
     ) -> None:
         super().__init__()
@@ -120,7 +124,7 @@ class SpatiaTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, FromOriginalM
         self.patch_embedding = PatchEmbedding(in_channels, dim, patch)  # type: ignore[arg-type]
         if output_gates and in_channels != out_channels:
             raise ValueError(f"output_gates carries latents over, so in_channels {in_channels} must equal out_channels {out_channels}")
-        self.has_control = bool(layers) or control_in_main or control_to_output
+        self.has_control = bool(layers or control_in_main or control_to_output or detail_width)
         if layers or control_in_main:
             self.vace_patch_embedding = PatchEmbedding(vace_in_channels, dim, patch)  # type: ignore[arg-type]
         self.condition_embedder = WanTimeTextImageEmbedding(dim, freq_dim, 6 * dim, text_dim)
@@ -141,6 +145,11 @@ class SpatiaTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, FromOriginalM
             self.gate_out = nn.Linear(dim, 2 * math.prod(patch))
             nn.init.zeros_(self.gate_out.weight)
             nn.init.zeros_(self.gate_out.bias)
+        if detail_width:
+            if in_channels != out_channels:
+                raise ValueError(f"detail_width corrects latents, so in_channels {in_channels} must equal out_channels {out_channels}")
+            self.detail_out = nn.Linear(dim, DETAIL_FEATURES * math.prod(patch))
+            self.detail = DetailHead(out_channels, vace_in_channels, DETAIL_FEATURES, detail_width)
         self.scale_shift_table = nn.Parameter(torch.randn(1, 2, dim) / dim**0.5)
         self.gradient_checkpointing = False
 
@@ -165,6 +174,8 @@ class SpatiaTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, FromOriginalM
             zeros.append(self.control_in)
         if self.config.output_gates:
             zeros.append(self.gate_out)
+        if self.config.detail_width:
+            self.detail.initialise()
         for linear in zeros:
             nn.init.zeros_(linear.weight)
             nn.init.zeros_(linear.bias)
@@ -204,7 +215,7 @@ class SpatiaTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, FromOriginalM
 
     def _encode_control(self, control: torch.Tensor | None, control_scale: float | torch.Tensor, lora: float) -> dict[str, Any]:
         """Control latents -> tokens, and the parts for the trunk and the output, both scaled."""
-        parts: dict[str, Any] = {"control": None, "main": None, "output": None, "scales": None}
+        parts: dict[str, Any] = {"control": None, "main": None, "output": None, "scales": None, "latents": None}
         if control is None:
             return parts
         if not self.has_control:
@@ -213,6 +224,8 @@ class SpatiaTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, FromOriginalM
         control = control.to(self._dtype)
         scales = parts["scales"] = self._scales(control_scale, control.device)
         overall = scales[:, 0, None, None, None]  # (B or 1, 1, 1, 1): the trunk and the output follow the first block's strength
+        if self.config.detail_width:
+            parts["latents"] = control * overall[..., None]
         if hasattr(self, "vace_patch_embedding"):
             parts["control"] = self.vace_patch_embedding(control)
         if self.config.control_in_main:
@@ -301,6 +314,7 @@ class SpatiaTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, FromOriginalM
             text = self._embed_text(context, lora)
             parts = self._encode_control(control, control_scale, lora)
             tokens, main, output, scales = parts["control"], parts["main"], parts["output"], parts["scales"]
+            control_latents = parts["latents"]
             texts: Sequence[Any] = [text] * len(self.blocks)
             control_texts: Sequence[Any] = [text] * len(self.config.vace_layers)
         else:
@@ -308,7 +322,7 @@ class SpatiaTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, FromOriginalM
                 raise ValueError("`conditions` already holds context and control: give either, not both")
             num_references, lora = conditions.num_references, conditions.lora
             tokens, main, output, scales = conditions.control, conditions.main, conditions.output, conditions.scales
-            texts, control_texts = conditions.text, conditions.control_text
+            texts, control_texts, control_latents = conditions.text, conditions.control_text, conditions.latents
 
         batch, _, frames, height, width = latents.shape
         first = num_references  # the first frame that isn't a reference
@@ -360,6 +374,15 @@ class SpatiaTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, FromOriginalM
                 output = None if output is None else output * (1 + gates[:, 1:, first:])
         if output is not None:
             prediction = torch.cat([prediction[:, :, :first], prediction[:, :, first:] + output], dim=2) if first else prediction + output
+        if self.config.detail_width:
+            features = unpatch(apply_linear(self.detail_out, head, lora), height, width, self.config.patch_size)[:, :, first:]
+            if control_latents is None:
+                control_latents = features.new_zeros(batch, self.config.vace_in_channels, *volume)
+            if timestep.ndim < 2:  # one per sample: the first frame is clean
+                timestep = torch.cat([timestep.new_zeros(batch, 1), timestep.reshape(-1, 1).expand(batch, frames - 1)], 1)
+            noise = (timestep.to(latents.device).float() / 1000).expand(batch, frames)[:, first:]
+            target = self.detail(latents[:, :, first:], prediction[:, :, first:], control_latents, features, noise)
+            prediction = torch.cat([prediction[:, :, :first], target], dim=2)
         return prediction.to(latents.dtype)
 
     @staticmethod

@@ -24,8 +24,8 @@ def gated(**changes):
     generator = torch.Generator().manual_seed(SEED + 1)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if name.split(".")[0] in ("gate_out", "control_in", "control_gate"):
-                size = 0.05 if name.startswith("gate_out") else 0.3  # gates of a few tenths, so that errors stay those of float32
+            if name.split(".")[0] in ("gate_out", "control_in", "control_gate", "detail", "detail_out"):
+                size = 0.05 if name.startswith(("gate_out", "detail")) else 0.3  # gates of a few tenths, so that errors stay those of float32
                 parameter.copy_(size * torch.randn(parameter.shape, generator=generator) + (name == "control_gate"))
     return model
 
@@ -81,6 +81,46 @@ def test_output_gates_equal_their_plain_statement(references, patch):
     assert (g[:, 1:, references:] * carried).abs().max() > 0.1
 
 
+def plain_detail(head, noised, prediction, control, features, noise):
+    """One frame after the other."""
+    out = torch.zeros_like(prediction)
+    for f in range(prediction.shape[2]):
+        level = noise[:, f, None, None, None].expand(-1, 1, *prediction.shape[3:])
+        before = prediction[:, :, max(f - 1, 0)]
+        x = torch.cat([noised[:, :, f], prediction[:, :, f], before, control[:, :, f], features[:, :, f], level], 1)
+        x = F.conv2d(x, head.stem.weight, head.stem.bias, padding=1)
+        for first, second in zip(head.first, head.second, strict=True):
+            y = x / (x.square().mean(1, keepdim=True) + 1e-4).sqrt()
+            x = x + F.conv2d(F.silu(F.conv2d(y, first.weight, first.bias, padding=1)), second.weight, second.bias, padding=1)
+        out[:, :, f] = prediction[:, :, f] + F.conv2d(F.silu(x), head.out.weight, head.out.bias, padding=1)
+    return out
+
+
+@pytest.mark.parametrize("references", [0, 2])
+@pytest.mark.parametrize("with_control", [True, False])
+def test_the_detail_head_equals_its_plain_statement(references, with_control):
+    model, without = gated(detail_width=12), gated()
+    missing, extra = without.load_state_dict(model.state_dict(), strict=False)
+    assert not missing and all(name.split(".")[0] in ("detail", "detail_out") for name in extra)
+    latents, times, context, control = given(references)
+    control = control if with_control else None
+    with torch.no_grad():
+        found, tokens = head_tokens(model, latents, times, context, control, references)
+        base = without(latents, times, context, control, references)
+        features = plain_unpatch(F.linear(tokens, model.detail_out.weight, model.detail_out.bias), *latents.shape[3:], (1, 2, 2))
+        seen = torch.zeros_like(given(references)[3]) if control is None else control
+        r = references
+        expected = plain_detail(model.detail, latents[:, :, r:], base[:, :, r:], seen, features[:, :, r:], times[:, r:] / 1000)
+        if not references:
+            one = model(latents, times[:, -1], context, control)  # one time per sample: the first frame is clean
+            each = times[:, -1:].repeat(1, times.shape[1])
+            each[:, 0] = 0
+            assert largest(one, model(latents, each, context, control)) < 1e-6
+    assert largest(found[:, :, r:], expected) < 1e-5
+    assert largest(found[:, :, r:], base[:, :, r:]) > 0.01
+    assert torch.equal(found[:, :, :r], base[:, :, :r])
+
+
 def test_gates_without_control_pass_latents_only():
     model = gated()
     latents, times, context, _ = given(1)
@@ -93,8 +133,9 @@ def test_gates_without_control_pass_latents_only():
 
 
 @pytest.mark.parametrize("references", [0, 2])
-def test_prepared_conditions_change_nothing(references):
-    model = gated()
+@pytest.mark.parametrize("detail", [0, 12])
+def test_prepared_conditions_change_nothing(references, detail):
+    model = gated(detail_width=detail)
     latents, times, context, control = given(references)
     scale = torch.tensor([[1.0], [0.3]])
     with torch.no_grad():
