@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     import torch
 
 
+NEW_ROLLOUT = "lerobot_new_rollout"  # LeRobot's evaluation marks its resets with this option; it asks for nothing
+
+
 def load_model(model: Any, device: str) -> Any:
     """A `WorldModel` from a name, a folder or itself."""
     if callable(getattr(model, "begin", None)) and callable(getattr(model, "advance", None)):
@@ -31,7 +34,7 @@ def check_options(options: Any, known: tuple[str, ...]) -> dict[str, Any]:
         return {}
     if not isinstance(options, dict):
         raise ValueError(f"options is a {type(options).__name__}; give a dictionary with any of {list(known)}")
-    unknown = sorted(str(key) for key in options if key not in known)
+    unknown = sorted(str(key) for key in options if key not in (*known, NEW_ROLLOUT))
     if unknown:
         raise ValueError(f"options holds {unknown}; known are {list(known)}")
     return options

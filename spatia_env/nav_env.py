@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from spatia_env.actions import NavMotion, check_text
-from spatia_env.env import MAX_PROMPT, SpatiaEnv
-from spatia_env.images import load_image
-from spatia_env.inputs import check_flag, load_model
+from spatia_env.actions import NavMotion
+from spatia_env.env import SpatiaEnv
+from spatia_env.inputs import load_model
+from spatia_env.obstacles import RADIUS
 
 
 class SpatiaNavEnv(SpatiaEnv):
@@ -18,6 +18,7 @@ class SpatiaNavEnv(SpatiaEnv):
     5 stay. Walking and turning are level with the ground (`spatia_env.NavMotion`); the pitch stays within 60 degrees.
 
     Observation space, reward, end, info, errors: as in `SpatiaEnv`, from which it takes all arguments but the motion limits.
+    Obstacles are on: ``obstacles="slide"``.
 
     ## Version history
     * v0: first version
@@ -33,8 +34,8 @@ class SpatiaNavEnv(SpatiaEnv):
         render_mode: str | None = None,
         device: str = "auto",
         memory: bool = True,
+        obstacles: str | None = "slide",
+        body_radius: float = RADIUS,
     ) -> None:
-        self._setup(load_model(model, device), task, max_steps, render_mode, NavMotion, ())
-        self._with_memory = check_flag(memory, "memory")
-        self._image = load_image(image, self.image_size)
-        self._prompt = check_text(prompt, MAX_PROMPT, "prompt")
+        self._setup(load_model(model, device), task, max_steps, render_mode, NavMotion, (), obstacles, body_radius)
+        self._take(image, prompt, memory)

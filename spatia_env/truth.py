@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spatia_env.actions import MAX_ROTATION, MAX_TRANSLATION, ContinuousMotion, NavMotion, Plan
-from spatia_env.env import SpatiaEnv
+from spatia_env.base import WorldEnv
 from spatia_env.inputs import check_flag, check_options, to_numpy
+from spatia_env.obstacles import RADIUS, WorldObstacles
 
 if TYPE_CHECKING:
     import torch
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 WORLD_SEEDS = 1_000_000  # drawn worlds are 0..999,999: the training range, so that worlds for validation and tests stay unseen
 KINDS = ("room", "courtyard")
 MAX_MOVERS = 3
-BODY_RADIUS = 0.2  # metres kept free around the camera
+MASK_SIZE = 64  # pixels: side of the picture in which things are told apart
 
 
 @dataclass(frozen=True)
@@ -59,16 +60,15 @@ class TruthWorlds:
     Args:
         image_size: side of the frames, pixels.
         supersample: rays per pixel and direction.
-        solid: the camera stops at walls and furniture.
         voxel_size: metres, of the memory that true depth is fused into.
     """
 
-    def __init__(self, image_size: int = 128, supersample: int = 2, solid: bool = True, voxel_size: float = 0.03) -> None:
+    def __init__(self, image_size: int = 128, supersample: int = 2, voxel_size: float = 0.03) -> None:
         from spatia_model.config import MiniConfig
 
         mini = MiniConfig()
         self.config = TruthConfig(image_size, mini.frames_per_clip, mini.fov_x)
-        self.supersample, self.solid, self.voxel_size = supersample, solid, voxel_size
+        self.supersample, self.voxel_size = supersample, voxel_size
         self._world: tuple[Any, Any] = (None, None)  # the last world, by what it was generated from
 
     def world(self, seed: int, kind: str | None, movers: int | None) -> Any:
@@ -100,7 +100,7 @@ class TruthWorlds:
         from spatia_model.types import Clip, Perception
 
         world = self.world(state.seed, state.kind, state.movers)
-        path = self._stopped(world, state.T_world_camera[-1], T_world_camera) if self.solid else T_world_camera
+        path = T_world_camera
         known = state.memory.project(path, state.camera)
         truth = self._render(world, path, state.camera, state.frame_count)
         memory = _fuse(state.memory, truth, path, state.camera, state.clip_count + 1)
@@ -126,22 +126,36 @@ class TruthWorlds:
         times = torch.arange(first_frame, first_frame + len(path), dtype=torch.float64) / FRAME_RATE
         return world.render(path, camera, times, supersample=self.supersample)
 
-    def _stopped(self, world: Any, T_world_start: torch.Tensor, path: torch.Tensor) -> torch.Tensor:
-        """The path with the camera held where a step further would put it into something; it still turns."""
+    def seen_things(self, state: TruthState) -> np.ndarray:
+        """(H, W) int32 identities of what a small picture from where the camera stands shows: as `World.identities`, -1 for the sky."""
         import torch
 
-        free = torch.as_tensor(world.is_free(path[:, :3, 3], BODY_RADIUS))
-        if bool(free.all()):
-            return path
-        path, stand = path.clone(), T_world_start[:3, 3].clone()
-        standing_free = bool(torch.as_tensor(world.is_free(stand[None], BODY_RADIUS)).all())
-        for k in range(len(path)):
-            if not standing_free or bool(free[k]):  # whoever stands in a wall may walk out of it
-                stand = path[k, :3, 3].clone()
-            else:
-                path[k:, :3, 3] = stand
-                break
-        return path
+        from spatia_model.config import FRAME_RATE
+        from spatia_model.geometry.camera import resize
+
+        time = torch.tensor([max(state.frame_count - 1, 0) / FRAME_RATE], dtype=torch.float64)
+        camera = resize(state.camera, MASK_SIZE, MASK_SIZE)
+        return self.world(state.seed, state.kind, state.movers).identities(state.T_world_camera[-1:], camera, time)[0].numpy()
+
+    def named_things(self, state: TruthState) -> dict[int, tuple[str, float]]:
+        """Name ("tall green bookshelf") and metres from the camera of everything that has a name, by identity."""
+        import torch
+
+        from spatia_model.config import FRAME_RATE
+        from spatia_model.worlds.captions import NOUNS, SILENT, inside
+        from spatia_model.worlds.world import MOVING
+
+        world, here = self.world(state.seed, state.kind, state.movers), to_numpy(state.T_world_camera[-1, :3, 3])
+        found: dict[int, tuple[str, float]] = {}
+        for identity, thing in enumerate(world.things):
+            if thing.noun in NOUNS and thing.noun not in SILENT and inside(world, thing):
+                away = np.maximum(np.maximum(np.array(thing.low) - here, here - np.array(thing.high)), 0)
+                found[identity] = f"{thing.words} {thing.noun}".strip(), float(np.hypot(away[0], away[2]))
+        time = torch.tensor([state.frame_count / FRAME_RATE], dtype=torch.float64)
+        for number, mover in enumerate(world.movers):
+            away = mover.position(time)[0].numpy() - here
+            found[MOVING + number] = mover.name, float(np.hypot(away[0], away[2]))
+        return found
 
 
 def _fuse(memory: PointMemory, truth: Any, path: torch.Tensor, camera: Camera, step: int) -> PointMemory:
@@ -159,7 +173,7 @@ def _fuse(memory: PointMemory, truth: Any, path: torch.Tensor, camera: Camera, s
     return memory.fuse(points[use].float(), rgb.reshape(-1, 3)[use], confidence, step, footprint=footprint)
 
 
-class SpatiaTruthEnv(SpatiaEnv):
+class SpatiaTruthEnv(WorldEnv):
     """`SpatiaEnv` with frames from a procedural ground-truth world: what a perfect world model would show.
 
     Observation space, action space, reward, end and errors are those of `SpatiaEnv`. With ``discrete=True`` the actions are
@@ -172,12 +186,14 @@ class SpatiaTruthEnv(SpatiaEnv):
     ## Arguments
     ```python
     gym.make("SpatiaTruth-v0", world=None, kind=None, movers=None, task=None, max_steps=None, render_mode=None,
-             max_translation=0.5, max_rotation=0.5236, discrete=False, image_size=128, supersample=2, solid=True)
+             max_translation=0.5, max_rotation=0.5236, discrete=False, image_size=128, supersample=2, solid=True, obstacles=None,
+             body_radius=0.2)
     ```
     * `world`: seed of the world; None draws one per episode from 0..999,999, the range models are trained in, so that the worlds
       used for validation (1,000,000..1,999,999) and tests (2,000,000 and up) stay unseen. `reset(options={"world": 7})` for one episode.
     * `kind`: "room", "courtyard" or None for either; `movers`: how many things move, 0..3, None for what the seed says.
-    * `solid`: the camera stops 0.2 m before walls and furniture; `info["poses"]` tells where it truly went.
+    * `solid`: the camera stops `body_radius` (0.2 m) before true walls and furniture; `info["poses"]` tells where it truly went.
+    * `obstacles`: how it stops, "block" or "slide"; None: "slide" with discrete motions, as in `SpatiaNav-v0`, else "block".
 
     ## Info
     As in `SpatiaEnv`, and
@@ -210,6 +226,8 @@ class SpatiaTruthEnv(SpatiaEnv):
         image_size: int = 128,
         supersample: int = 2,
         solid: bool = True,
+        obstacles: str | None = None,
+        body_radius: float = RADIUS,
     ) -> None:
         if kind is not None and kind not in KINDS:
             raise ValueError(f"kind is {kind!r}; choose one of {list(KINDS)}, or None for either")
@@ -218,8 +236,12 @@ class SpatiaTruthEnv(SpatiaEnv):
         _check_whole(supersample, "supersample", 1, 4)
         limits = () if check_flag(discrete, "discrete") else (max_translation, max_rotation)
         motion = NavMotion if discrete else ContinuousMotion
-        worlds = TruthWorlds(image_size, supersample, check_flag(solid, "solid"))
-        self._setup(worlds, task, max_steps, render_mode, motion, limits)
+        worlds = TruthWorlds(image_size, supersample)
+        if not check_flag(solid, "solid"):
+            obstacles = None
+        elif obstacles is None:
+            obstacles = "slide" if discrete else "block"
+        self._setup(worlds, task, max_steps, render_mode, motion, limits, obstacles, body_radius)
         self._world_seed, self._kind, self._mover_count = _check_seed(world), kind, movers
 
     def _read_options(self, options: dict[str, Any] | None) -> dict[str, Any]:
@@ -238,9 +260,11 @@ class SpatiaTruthEnv(SpatiaEnv):
         repeats = (self.frames_per_clip, 1, 1)
         return {"depth": to_numpy(state.depth.repeat(*repeats)), "dynamic": to_numpy(state.dynamic.repeat(*repeats)), "world": state.seed}
 
-    def _step_info(self, clip: Clip) -> dict[str, Any]:
-        seed = self._current_episode("step").state.seed
-        return {"depth": to_numpy(clip.perception.depth), "dynamic": to_numpy(clip.perception.dynamic > 0.5), "world": seed}
+    def _step_info(self, state: TruthState, clip: Clip) -> dict[str, Any]:
+        return {"depth": to_numpy(clip.perception.depth), "dynamic": to_numpy(clip.perception.dynamic > 0.5), "world": state.seed}
+
+    def _solid(self, state: TruthState, reach: float) -> WorldObstacles:
+        return WorldObstacles(self.world.world(state.seed, state.kind, state.movers), self.body_radius)
 
     def _save_state(self, state: TruthState, folder: Path) -> None:
         from safetensors.torch import save_file

@@ -9,6 +9,7 @@ import numpy as np
 from gymnasium import spaces
 
 from spatia_env.actions import NAV_ACTIONS, ContinuousMotion, nav_twist
+from spatia_env.tasks.base import image_of, with_image
 
 
 class DiscreteMotion(gym.ActionWrapper, gym.utils.RecordConstructorArgs):
@@ -55,17 +56,18 @@ class FrameByFrame(gym.Wrapper, gym.utils.RecordConstructorArgs):
         super().__init__(env)
         self._clip: tuple[float, bool, bool, dict[str, Any]] | None = None
         self._shown: Any = None
+        self._observation: Any = None
         self._next = 0
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         observation, info = self.env.reset(seed=seed, options=options)
-        self._clip, self._shown = None, observation
+        self._clip, self._shown, self._observation = None, image_of(observation), observation
         return observation, {**info, "frame": 0, "acted": False}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         acted = self._clip is None
         if self._clip is None:
-            _, reward, terminated, truncated, info = self.env.step(action)
+            self._observation, reward, terminated, truncated, info = self.env.step(action)
             self._clip, self._next = (float(reward), terminated, truncated, info), 0
         reward, terminated, truncated, info = self._clip
         index = self._next
@@ -74,7 +76,7 @@ class FrameByFrame(gym.Wrapper, gym.utils.RecordConstructorArgs):
         told = {key: value.copy() if isinstance(value, np.ndarray) else value for key, value in info.items()}
         told |= {"frame": index, "acted": acted}
         self._shown = told["frames"][index].copy()
-        return self._shown.copy(), reward if is_last else 0.0, terminated and is_last, truncated and is_last, told
+        return with_image(self._observation, self._shown), reward if is_last else 0.0, terminated and is_last, truncated and is_last, told
 
     def render(self) -> Any:
         """The frame handed out last where the env renders single frames, otherwise what the env renders."""

@@ -17,6 +17,7 @@ from spatia_model.geometry.camera import camera_from_fov
 from spatia_model.memory.point_memory import PointMemory
 from spatia_model.types import Camera, Clip, Perception, Projection, WorldState
 
+UNDERFOOT = torch.tensor([0.0, 1.5, 0.0])  # metres: its points lie where nobody bumps into them
 KNOWN_WORDS = {"a", "red", "ball", "rolls", "to", "the", "left", "sunny", "kitchen"}
 
 
@@ -42,7 +43,7 @@ class FakeWorld:
         size = self.config.image_size
         assert image.shape == (size, size, 3) and image.dtype == torch.uint8
         generator = torch.Generator().manual_seed(seed)
-        memory = PointMemory.empty(0.05).fuse(torch.rand(50, 3, generator=generator), image.reshape(-1, 3)[:50], torch.ones(50), 0)
+        memory = PointMemory.empty(0.05).fuse(torch.rand(50, 3, generator=generator) + UNDERFOOT, image.reshape(-1, 3)[:50], torch.ones(50), 0)
         frames = image[None].clone()
         return WorldState(
             camera=camera or camera_from_fov(1.3, size, size),
@@ -70,7 +71,7 @@ class FakeWorld:
         shift = zlib.crc32(text.encode()) % 17 + (path[:, :3, 3].sum(1) * 10 + path[:, 0, 2] * 20).round().long()
         still = state.frames[-1].long()
         frames = torch.stack([(still.roll(int(s), 1) + n) % 256 for s, n in zip(shift, noise, strict=True)]).to(torch.uint8)
-        points = torch.rand(20, 3, generator=generator) + path[-1, :3, 3].float()
+        points = torch.rand(20, 3, generator=generator) + path[-1, :3, 3].float() + UNDERFOOT
         cloud = state.memory.fuse(points, frames[-1].reshape(-1, 3)[:20], torch.ones(20), state.clip_count + 1)
         clip = Clip(
             frames=frames,

@@ -70,7 +70,7 @@ def test_info_has_the_documented_keys_shapes_and_kinds(world, picture):
     for call in (lambda: env.reset(seed=0), lambda: env.step(FORWARD)[::4]):
         observation, info = call()
         assert observation.shape == (size, size, 3) and observation.dtype == np.uint8
-        assert set(info) == {"frames", "poses", "K", "coverage", "memory_points", "references"}
+        assert set(info) == {"frames", "poses", "K", "coverage", "memory_points", "references", "collided"}
         assert info["frames"].shape == (frames, size, size, 3) and info["frames"].dtype == np.uint8
         assert info["poses"].shape == (frames, 4, 4) and info["poses"].dtype == np.float64
         assert info["K"].shape == (3, 3) and info["K"].dtype == np.float64
