@@ -41,6 +41,13 @@ COMMANDS: dict[str, Command] = {
         "whether things move where and how the text asks",
         "spatia eval events --worlds 8 --json",
     ),
+    "eval memory": Command(
+        "spatia_env.commands.eval_memory",
+        "whether an env remembers, repeats and obeys; ours or any other with camera actions",
+        "spatia eval memory --worlds 4 --json\n"
+        "spatia eval memory --env SpatiaTruth-v0 --env-args '{\"movers\": 0}' --require\n"
+        "spatia eval memory --env my_envs:MyWorld-v1 --adapter my_envs.py:adapter --checks deterministic returns_to_view",
+    ),
     "train": Command("spatia_model.training.cli", "train the embedded tier", "spatia train mini --out runs/mini"),
     "parity": Command(
         "spatia_model.evaluation.parity",

@@ -77,7 +77,7 @@ class Panorama(gym.Env[np.ndarray, np.ndarray]):
         c, s = math.cos(self.yaw), math.sin(self.yaw)
         pose[:3, :3] = [[c, 0, s], [0, 1, 0], [-s, 0, c]]
         pose[0, 3] = self.shift
-        return {"poses": pose[None], "K": self.K}
+        return {"poses": pose[None], "K": self.K.copy()}
 
     def snapshot(self) -> dict[str, Any]:
         kept = {name: copy.deepcopy(getattr(self, name)) for name in ("texture", "yaw", "pitch", "steps")}
