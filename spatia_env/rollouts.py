@@ -1,0 +1,350 @@
+"""Rollouts: an agent acts for N episodes, and each goes into a dataset as it ends.
+
+Episode i depends on ``seed + i`` alone: its world is reset with that seed, and its agent is made with it (or told it, if it has
+`reseed`). How many worlds run side by side, in what order they end and how often the run was interrupted change nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import inspect
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Protocol
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+from spatia_env.recording.face import EnvFace, EpisodeSummary
+from spatia_env.recording.folder import DatasetWriter, EpisodeSink
+
+Step = tuple[Any, float, bool, bool, dict[str, Any]]
+
+
+# -- who acts ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class AgentFile:
+    """A class in a file, and the options it is made with. A value: it can be sent to another process.
+
+    Args:
+        path: the file as the user named it.
+        name: the class in it.
+        options: keyword arguments beside `env` and `seed`.
+        source: the file's bytes, so that a machine without the file can make the agent too.
+    """
+
+    path: str
+    name: str
+    options: dict[str, Any] = field(default_factory=dict)
+    source: bytes = b""
+
+    @staticmethod
+    def parse(text: str, options: dict[str, Any] | None = None) -> AgentFile:
+        """From ``FILE:Class``. Raises ValueError when there is no such file."""
+        path, mark, name = text.rpartition(":")
+        if not mark or not path or not name.isidentifier():
+            raise ValueError(f"agent is {text!r}; give FILE:Class, such as agents/random_walk.py:RandomWalk")
+        file = Path(path).expanduser()
+        if not file.is_file() or file.suffix != ".py":
+            raise ValueError(f"agent {text!r}: {str(file)!r} is no Python file (looked from {Path.cwd()}); give FILE:Class")
+        return AgentFile(path, name, dict(options or {}), file.read_bytes())
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.source).hexdigest()
+
+    def load(self) -> type:
+        """The class itself. Raises ValueError when the file cannot be run, or has no such class, or it is no agent."""
+        module = load_module(self.path, self.source)
+        found = getattr(module, self.name, None)
+        if not inspect.isclass(found):
+            known = [key for key, value in vars(module).items() if inspect.isclass(value) and value.__module__ == module.__name__]
+            raise ValueError(f"{self.path} has no class {self.name}; its classes are {known}")
+        lacking = [method for method in ("reset", "act") if not callable(getattr(found, method, None))]
+        if lacking:
+            raise ValueError(
+                f"{self.path}:{self.name} has no method {' and no method '.join(lacking)}; docs/agents.md says what an agent is"
+            )
+        return found
+
+
+def load_module(path: str, source: bytes | None = None) -> ModuleType:
+    """Run a Python file by path, as `python FILE` would find its neighbours. Raises ValueError with what went wrong."""
+    file = Path(path).expanduser()
+    source = file.read_bytes() if source is None else source
+    name = f"spatia_agent_{hashlib.sha256(source).hexdigest()[:16]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_loader(name, loader=None, origin=str(file))
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    module.__file__ = str(file)
+    folder = str(file.parent.resolve())
+    if folder not in sys.path:
+        sys.path.append(folder)
+    sys.modules[name] = module  # dataclasses look their module up
+    try:
+        exec(compile(source, str(file), "exec"), module.__dict__)
+    except Exception as error:
+        del sys.modules[name]
+        raise ValueError(f"{path} cannot be run ({type(error).__name__}: {error})") from error
+    return module
+
+
+# -- where -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class EnvRequest:
+    """How to make the env. A value: it can be sent to another process.
+
+    Args:
+        env_id: a registered id, or ``module:Id``.
+        options: keyword arguments of the env.
+        task: None, a task's name, or ``FILE:callable``.
+        max_steps: an episode is truncated after so many steps; None for what the env itself says.
+    """
+
+    env_id: str
+    options: dict[str, Any] = field(default_factory=dict)
+    task: str | None = None
+    max_steps: int | None = None
+
+    def parameters(self) -> dict[str, inspect.Parameter]:
+        """The keyword arguments that the env takes. Raises ValueError for an unknown id."""
+        import spatia_env  # noqa: F401 - registers its ids
+
+        module, _, name = self.env_id.rpartition(":")
+        try:
+            if module:
+                if os.getcwd() not in sys.path:
+                    sys.path.append(os.getcwd())  # the `spatia` command has it not
+                importlib.import_module(module)
+            spec = gym.spec(name)
+            creator = gym.envs.registration.load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
+        except (gym.error.Error, ImportError, AttributeError) as error:
+            raise ValueError(f"there is no env {self.env_id!r} ({error}); give a registered id, or module:Id") from error
+        assert creator is not None
+        return dict(inspect.signature(creator).parameters)
+
+    def arguments(self) -> dict[str, Any]:
+        """What `gym.make` is called with. Raises ValueError for an option that the env does not take."""
+        known = self.parameters()
+        options = dict(self.options)
+        if self.task is not None:
+            options["task"] = resolve_task(self.task)
+        takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in known.values())
+        unknown = sorted(name for name in options if name not in known and not takes_any)
+        if unknown:
+            raise ValueError(f"{self.env_id} takes no {', '.join(unknown)}; it takes {sorted(known)}")
+        if self.max_steps is not None:
+            options["max_steps" if "max_steps" in known else "max_episode_steps"] = self.max_steps
+        return options
+
+    def make(self) -> gym.Env[Any, Any]:
+        """One env. Raises ValueError when it refuses its arguments."""
+        arguments = self.arguments()
+        try:
+            return gym.make(self.env_id, **arguments)
+        except (TypeError, gym.error.Error) as error:
+            raise ValueError(f"{self.env_id} cannot be made ({error})") from error
+
+
+def resolve_task(task: str) -> Any:
+    """A task's name as it is; ``FILE:name`` as the object of that name, called if it is a class."""
+    path, mark, name = task.rpartition(":")
+    if not mark or not path.endswith(".py"):
+        return task
+    if not Path(path).expanduser().is_file():
+        raise ValueError(f"task {task!r}: {path!r} is no file (looked from {Path.cwd()})")
+    found = getattr(load_module(path), name, None)
+    if not callable(found):
+        raise ValueError(f"{path} has no task {name}; give the name of a function or class in it")
+    return found() if inspect.isclass(found) else found
+
+
+class Worlds(Protocol):
+    """Several worlds side by side, each at its own step of its own episode."""
+
+    count: int
+    face: EnvFace
+
+    def seen_by(self, slot: int) -> Any:
+        """What the agent of a world gets as its `env`."""
+        ...
+
+    def reset(self, seeds: dict[int, int]) -> dict[int, tuple[Any, dict[str, Any]]]:
+        """Start anew in the worlds named, whatever went on there."""
+        ...
+
+    def step(self, actions: dict[int, Any]) -> dict[int, Step]:
+        """One step in the worlds named; the others stay as they are."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class SingleWorlds:
+    """Envs of their own, stepped one after the other."""
+
+    def __init__(self, envs: list[gym.Env[Any, Any]], task: str = "") -> None:
+        self.envs, self.count, self.face = envs, len(envs), EnvFace.of(envs[0], task)
+
+    def seen_by(self, slot: int) -> Any:
+        return self.envs[slot]
+
+    def reset(self, seeds: dict[int, int]) -> dict[int, tuple[Any, dict[str, Any]]]:
+        return {slot: self.envs[slot].reset(seed=seed) for slot, seed in seeds.items()}
+
+    def step(self, actions: dict[int, Any]) -> dict[int, Step]:
+        found: dict[int, Step] = {}
+        for slot, action in actions.items():
+            observation, reward, terminated, truncated, info = self.envs[slot].step(action)
+            found[slot] = (observation, float(reward), bool(terminated), bool(truncated), info)
+        return found
+
+    def close(self) -> None:
+        for env in self.envs:
+            env.close()
+
+
+# -- the loop --------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Seat:
+    """What goes on in one world."""
+
+    index: int
+    agent: Any
+    sink: EpisodeSink
+    observation: Any
+    info: dict[str, Any]
+
+
+def collect(
+    worlds: Worlds,
+    agent: type,
+    options: dict[str, Any],
+    writer: DatasetWriter,
+    indices: Iterable[int],
+    seed: int,
+) -> Iterator[EpisodeSummary]:
+    """Run the episodes `indices` and yield each as soon as it is finished and on disk.
+
+    An agent that raises, or returns what is no action, ends its own episode: it is kept up to there, truncated, with the error in its
+    metadata. An error of the env ends the collection; finished episodes stay.
+    """
+    waiting = iter(indices)
+    seats: dict[int, _Seat] = {}
+    agents: dict[int, Any] = {}
+    try:
+        free = list(range(worlds.count))
+        while True:
+            for slot, index in zip(free, waiting, strict=False):
+                failed = _begin(worlds, slot, agents, agent, options, writer, index, seed, seats)
+                while failed is not None:
+                    yield failed
+                    index = next(waiting, None)
+                    if index is None:
+                        break
+                    failed = _begin(worlds, slot, agents, agent, options, writer, index, seed, seats)
+            if not seats:
+                return
+            actions, over = {}, []
+            for slot, seat in sorted(seats.items()):
+                try:
+                    actions[slot] = as_action(worlds.face.action_space, seat.agent.act(seat.observation, seat.info))
+                except Exception as error:
+                    over.append((slot, told(error)))
+            for slot, (observation, reward, terminated, truncated, info) in worlds.step(actions).items():
+                seat = seats[slot]
+                seat.sink.add(actions[slot], observation, reward, terminated, truncated, info)
+                seat.observation, seat.info = observation, info
+                if terminated or truncated:
+                    over.append((slot, None))
+            free = sorted(slot for slot, _ in over)
+            for slot, error in sorted(over):
+                yield seats.pop(slot).sink.finish(error)
+    finally:
+        for seat in seats.values():
+            seat.sink.discard()
+
+
+def _begin(
+    worlds: Worlds,
+    slot: int,
+    agents: dict[int, Any],
+    agent: type,
+    options: dict[str, Any],
+    writer: DatasetWriter,
+    index: int,
+    seed: int,
+    seats: dict[int, _Seat],
+) -> EpisodeSummary | None:
+    """Seat an agent in a world; returns the summary of an episode that ended before its first step."""
+    observation, info = worlds.reset({slot: seed + index})[slot]
+    sink = writer.begin(index, seed + index, observation, info)
+    try:
+        agents[slot] = seated(agent, agents.get(slot), worlds.seen_by(slot), seed + index, options)
+        agents[slot].reset(observation, info)
+    except Exception as error:
+        return sink.finish(told(error))
+    seats[slot] = _Seat(index, agents[slot], sink, observation, info)
+    return None
+
+
+def seated(agent: type, before: Any, env: Any, seed: int, options: dict[str, Any]) -> Any:
+    """The agent of an episode: a new one, or the world's last one told the new seed if it can be."""
+    if before is not None and callable(getattr(before, "reseed", None)):
+        before.reseed(seed)
+        return before
+    return agent(env, seed=seed, **options)
+
+
+def told(error: Exception) -> str:
+    """An error in a line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:2000]
+
+
+def as_action(space: spaces.Space[Any], action: Any) -> Any:
+    """`action` as an element of `space`: lists and other number types become the space's own.
+
+    Raises:
+        ValueError: it is none; says what was given and what is accepted.
+    """
+    if isinstance(space, spaces.Dict) and isinstance(action, dict) and set(action) == set(space.spaces):
+        return {key: as_action(child, action[key]) for key, child in space.spaces.items()}
+    if isinstance(space, spaces.Tuple) and isinstance(action, (tuple, list)) and len(action) == len(space.spaces):
+        return tuple(as_action(child, value) for child, value in zip(space.spaces, action, strict=True))
+    cast = action
+    try:
+        if isinstance(space, spaces.Discrete) and np.ndim(action) == 0 and np.asarray(action).dtype.kind in "iu":
+            cast = np.int64(action)
+        elif isinstance(space, (spaces.Box, spaces.MultiDiscrete, spaces.MultiBinary)) and np.asarray(action).dtype.kind in "iufb":
+            cast = np.asarray(action).astype(space.dtype)
+    except (TypeError, ValueError):  # a ragged list, a number out of range
+        pass
+    if not space.contains(cast):
+        given = repr(action)
+        raise ValueError(f"the agent returned {given if len(given) <= 200 else given[:197] + '...'}; an action is an element of {space}")
+    return cast
+
+
+def missing(writer: DatasetWriter, episodes: int) -> list[int]:
+    """Which of the episodes 0..episodes-1 are still to be run."""
+    return [index for index in range(episodes) if index not in writer.summaries]
+
+
+def cpu_count() -> int:
+    """CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
