@@ -1,0 +1,66 @@
+"""A run of the tiny model on fake clips, for tests of the trainer; run as a script, it trains until it is done or killed."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from accelerate.state import AcceleratorState
+
+from spatia_model.training.accelerated import fit
+from spatia_model.training.models import Parts
+from spatia_model.training.recipe import Recipe
+from spatia_model.training.stage_control import ControlStage
+from tests.spatia_model.data import fake_clips
+from tests.spatia_model.tiny import CONFIG, OPTIONS, tiny_parts
+
+SETTINGS = {
+    "trainable": "all",
+    "steps": 8,
+    "batch": 4,
+    "micro_batch": 2,
+    "lr": 1e-3,
+    "precision": "no",
+    "warmup": 2,
+    "workers": 0,
+    "ema": 0.9,
+    "checkpoint_steps": 2,
+    "log_every": 4,
+    "validate_every": 100,
+    "validation_clips": 0,
+    "drop_projection": 0.0,
+    "max_references": 3,
+}
+
+
+def parts() -> Parts:
+    vae, transformer, text, perception, refiner = tiny_parts()
+    return Parts(transformer, text, vae, {"steps": 2, "shift": 1.0, "solver": "euler"}, (perception, refiner, CONFIG, OPTIONS))
+
+
+def recipe(clips: Path, **changes) -> Recipe:
+    return Recipe(clips=str(clips), **{**SETTINGS, **changes})
+
+
+def train(clips: Path, out: Path, stop_at: int | None = None, **changes) -> ControlStage:
+    """Train; `stop_at`: stop as Ctrl-C does, before that step."""
+    AcceleratorState._reset_state(True)
+    stage = ControlStage(recipe(clips, **changes), parts())
+    if stop_at is not None:
+        real = stage.prepare_step
+
+        def prepare_step(step, *rest):
+            if step == stop_at:
+                raise KeyboardInterrupt
+            return real(step, *rest)
+
+        stage.prepare_step = prepare_step
+    fit(stage, stage.recipe, out, cpu=True)
+    return stage
+
+
+if __name__ == "__main__":
+    clips, out, steps = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
+    if not (clips / "00000.parquet").exists():
+        fake_clips.write(clips)
+    train(clips, out, steps=steps, checkpoint_steps=1, keep=2)
