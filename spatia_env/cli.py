@@ -31,6 +31,14 @@ COMMANDS: dict[str, Command] = {
         'spatia generate kitchen.jpg --motion "forward 2, left 90, right 90" --prompt "a sunny kitchen" --out outputs/kitchen\n'
         "spatia generate img.jpg --path w2c.txt --intrinsics intrinsics.txt --prompt prompt.txt --out outputs/case",
     ),
+    "rollout": Command(
+        "spatia_env.commands.rollout",
+        "an agent's episodes as a Minari or LeRobot dataset",
+        "spatia rollout --agent agents/random_walk.py:RandomWalk --episodes 20 --out outputs/walks-v0\n"
+        "spatia rollout --agent agents/random_walk.py:RandomWalk --episodes 20 --out outputs/walks-lerobot --format lerobot\n"
+        "spatia rollout --agent mine.py:Agent --agent-option policy=policy.zip --env SpatiaNav-v0 --task explore --num-envs 8 "
+        "--episodes 200 --out outputs/explore-v0 --json",
+    ),
     "eval closed-loop": Command(
         "spatia_model.evaluation.closed_loop",
         "how alike a place is after walking away and back, on held-out worlds",
@@ -49,6 +57,14 @@ COMMANDS: dict[str, Command] = {
         "spatia eval memory --env my_envs:MyWorld-v1 --adapter my_envs.py:adapter --checks deterministic returns_to_view",
     ),
     "train": Command("spatia_model.training.cli", "train the embedded tier", "spatia train mini --out runs/mini"),
+    "convert": Command(
+        "spatia_env.commands.convert",
+        "the released 5B checkpoint into a folder that model= takes, and back",
+        "spatia convert --base Wan-AI/Wan2.2-TI2V-5B --spatia Jinjing713/Spatia --out spatia-5b\n"
+        "spatia convert --base Wan2.2-TI2V-5B --spatia Spatia --out spatia-5b --dry-run --json\n"
+        "spatia convert --check spatia-5b\n"
+        "spatia convert --export spatia-5b --out released",
+    ),
     "parity": Command(
         "spatia_model.evaluation.parity",
         "check the architecture against recorded activations of the release",

@@ -41,8 +41,8 @@ def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
         raise CheckpointError(f"{path}: not a whole safetensors file ({error}); it's damaged or cut short, so fetch it again") from error
 
 
-def check_tensors(wanted: Mapping[str, torch.Tensor], found: Mapping[str, torch.Tensor], where: str) -> None:
-    """Names and shapes must be equal. CheckpointError names what is missing, extra or misshapen."""
+def check_tensors(wanted: Mapping[str, Any], found: Mapping[str, Any], where: str) -> None:
+    """Names and shapes (`.shape` of the values) must be equal. CheckpointError names what is missing, extra or misshapen."""
     problems = []
     if missing := wanted.keys() - found.keys():
         problems.append(f"missing: {_listed(missing)}")
@@ -51,7 +51,7 @@ def check_tensors(wanted: Mapping[str, torch.Tensor], found: Mapping[str, torch.
     shapes = [
         f"{name} is {tuple(found[name].shape)}, the model wants {tuple(wanted[name].shape)}"
         for name in wanted.keys() & found.keys()
-        if found[name].shape != wanted[name].shape
+        if tuple(found[name].shape) != tuple(wanted[name].shape)
     ]
     if shapes:
         problems.append(f"misshapen: {_listed(shapes)}")

@@ -24,9 +24,9 @@ _KEY = re.compile(r"pipe\.dit\.(.+)\.lora_(A|B)(?:\.default)?\.weight")
 DEFAULT_TARGETS = (*(f"{attention}.{part}" for attention in ("self_attn", "cross_attn") for part in "qkvo"), "ffn.0", "ffn.2")
 
 
-def _pairs(tensors: Mapping[str, torch.Tensor], where: str) -> tuple[dict[str, dict[str, torch.Tensor]], list[str]]:
-    """{our module name: {"A": ..., "B": ...}} and the keys that aren't ours."""
-    pairs: dict[str, dict[str, torch.Tensor]] = {}
+def read_pairs(tensors: Mapping[str, Any], where: str) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """{our module name: {"A": ..., "B": ...}} and the keys that aren't ours. Only the keys are read, so any kind of value will do."""
+    pairs: dict[str, dict[str, Any]] = {}
     ignored = []
     for key, tensor in tensors.items():
         if not key.startswith("pipe.dit."):
@@ -94,7 +94,7 @@ def load_lora(model: Any, source: str | Path | Mapping[str, torch.Tensor]) -> li
     The base weights stop requiring gradients, as always with peft.
     """
     where = "LoRA" if isinstance(source, Mapping) else str(source)
-    pairs, ignored = _pairs(source if isinstance(source, Mapping) else read_tensors(source), where)
+    pairs, ignored = read_pairs(source if isinstance(source, Mapping) else read_tensors(source), where)
     _check(model, pairs, where)
     _inject(model, {name: pair["A"].shape[0] for name, pair in pairs.items()})
     layers = dict(lora_layers(model))
