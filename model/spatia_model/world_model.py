@@ -7,9 +7,13 @@ nothing between calls, a `WorldState` holds all there is.
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from dataclasses import replace
+import os
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from PIL import Image
@@ -27,6 +31,7 @@ from spatia_model.memory.references import KeyframeBank, retrieve, visible_surfa
 from spatia_model.perception.protocols import Perceiver
 from spatia_model.types import Camera, Clip, Conditioning, Perception, Projection, WorldState
 
+Result = TypeVar("Result")
 FIRST_CONFIDENCE = 1.0
 # New places must enter the map although their depth is a guess. What the map shows already was generated from it: fusing it again would
 # only blur it with every visit, and where perception disagrees about its depth, perception is more often wrong than the map. So only a
@@ -35,6 +40,17 @@ FIRST_CONFIDENCE = 1.0
 MAPPING = MappingConfig(
     tracking="path", min_confidence=0.08, known_weight=0.0, known_margin=0.5, carve_min_confidence=0.9, carve_margin=0.25
 )
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One world's next clip, as far as it is known before it is generated."""
+
+    state: WorldState
+    path: torch.Tensor  # (T, 4, 4)
+    text: str
+    projection: Projection  # what the memory shows along the path
+    references: tuple[int, ...]  # keyframes that saw the same surfaces
 
 
 class WorldModel:
@@ -141,23 +157,41 @@ class WorldModel:
     def advance_batch(
         self, states: Sequence[WorldState], paths: Sequence[torch.Tensor], texts: Sequence[str], memory: bool = True
     ) -> list[tuple[WorldState, Clip]]:
-        """`advance` for several worlds in one batched forward pass."""
+        """`advance` for several worlds, which share the networks' forward passes.
+
+        On the CPU the worlds are dealt out to `torch.get_num_threads()` workers, each with a batch of its own and single-threaded
+        arithmetic: small batches gain little from more threads, whole worlds gain all. On a GPU all worlds are one batch, and the
+        workers keep their maps. A world's clip does not depend on its company but for how the machine's arithmetic rounds.
+        """
         if not len(states) == len(paths) == len(texts):
             raise ValueError(f"as many paths and texts as states are needed, got {len(states)}, {len(paths)}, {len(texts)}")
         if not all(isinstance(text, str) for text in texts):
             raise ValueError(f"text must be a string (empty for none), got {[type(text).__name__ for text in texts]}")
         paths = [_check_path(path, self.config.frames_per_clip) for path in paths]
-        looks = [self._look(state, path, memory) for state, path in zip(states, paths, strict=True)]
-        conditionings = [
-            self._condition(state, path, text, projection, references, memory)
-            for state, path, text, (projection, references) in zip(states, paths, texts, looks, strict=True)
-        ]
-        rngs = [_generator(state.rng_state) for state in states]
-        clips = self.generator.generate(conditionings, rngs)
-        return [
-            self._remember(state, path, text, projection, references, frames, rng, memory)
-            for state, path, text, (projection, references), frames, rng in zip(states, paths, texts, looks, clips, rngs, strict=True)
-        ]
+        count = min(torch.get_num_threads(), len(states))
+        workers = _workers(count) if count > 1 else None
+        looks = _each(workers, lambda state, path: self._look(state, path, memory), states, paths)
+        jobs = [_Job(state, path, text, *look) for state, path, text, look in zip(states, paths, texts, looks, strict=True)]
+        if workers is None or not self._on_cpu:
+            return self._clips(jobs, memory, workers)
+        # Worlds with equally many references share a pass: keep them together.
+        order = sorted(range(len(jobs)), key=lambda i: len(jobs[i].references))
+        parts = [order[k * len(order) // count : (k + 1) * len(order) // count] for k in range(count)]
+        done = _each(workers, lambda part: self._clips([jobs[i] for i in part], memory), parts)
+        found = {i: clip for part, clips in zip(parts, done, strict=True) for i, clip in zip(part, clips, strict=True)}
+        return [found[i] for i in range(len(jobs))]
+
+    @property
+    def _on_cpu(self) -> bool:
+        transformer = getattr(self.generator, "transformer", None)
+        return transformer is None or transformer.device.type == "cpu"
+
+    def _clips(self, jobs: list[_Job], memory: bool, workers: ThreadPoolExecutor | None = None) -> list[tuple[WorldState, Clip]]:
+        """Generate the clips of several worlds in one batch, perceive them, and map every world's."""
+        rngs = [_generator(job.state.rng_state) for job in jobs]
+        clips = self.generator.generate([self._condition(job, memory) for job in jobs], rngs)
+        seen = [self._perceive(job, frames, memory) for job, frames in zip(jobs, clips, strict=True)]
+        return _each(workers, lambda *made: self._remember(*made, memory), jobs, clips, seen, rngs)
 
     def _look(self, state: WorldState, path: torch.Tensor, memory: bool) -> tuple[Projection, tuple[int, ...]]:
         """What the memory shows along the path, and which keyframes saw the same surfaces."""
@@ -167,47 +201,41 @@ class WorldModel:
         visible = visible_surface(state.memory, projection)
         return projection, retrieve(state.keyframes, visible, self.config.max_references, self.config.reference_threshold)
 
-    def _condition(
-        self, state: WorldState, path: torch.Tensor, text: str, projection: Projection, references: tuple[int, ...], memory: bool
-    ) -> Conditioning:
+    def _condition(self, job: _Job, memory: bool) -> Conditioning:
+        state = job.state
         past = state.frames_projection if memory else _empty_projection(len(state.frames), state.camera)
         return Conditioning(
             history=state.frames,
             history_dynamic=state.frames_dynamic,
-            projection=_concatenate(past, projection),
-            references=state.keyframes.frames(references, state.camera.height, state.camera.width),
-            text=join_texts(state.prompt, text),
-            T_world_camera=torch.cat([state.T_world_camera, path]),
+            projection=_concatenate(past, job.projection),
+            references=state.keyframes.frames(job.references, state.camera.height, state.camera.width),
+            text=join_texts(state.prompt, job.text),
+            T_world_camera=torch.cat([state.T_world_camera, job.path]),
         )
 
-    def _remember(
-        self,
-        state: WorldState,
-        path: torch.Tensor,
-        text: str,
-        projection: Projection,
-        references: tuple[int, ...],
-        frames: torch.Tensor,
-        rng: torch.Generator,
-        memory: bool,
-    ) -> tuple[WorldState, Clip]:
-        """Perceive the new frames, put what is static into the map, and move the window on."""
+    def _perceive(self, job: _Job, frames: torch.Tensor, memory: bool) -> Perception:
+        """Geometry and motion of the new frames."""
         gap, h = self.config.motion_gap, self.config.history_frames
-        everything = torch.cat([state.frames, frames])
-        earlier = everything[h - gap : h - gap + len(frames)]
-        perception = self.perceiver.perceive(frames, path, state.camera, projection if memory else None, earlier)
+        earlier = torch.cat([job.state.frames, frames])[h - gap : h - gap + len(frames)]
+        return self.perceiver.perceive(frames, job.path, job.state.camera, job.projection if memory else None, earlier)
+
+    def _remember(
+        self, job: _Job, frames: torch.Tensor, perception: Perception, rng: torch.Generator, memory: bool
+    ) -> tuple[WorldState, Clip]:
+        """Put what is static of the new frames into the map, and move the window on."""
+        state, path, projection, references = job.state, job.path, job.projection, job.references
         step, count = state.clip_count + 1, state.frame_count + len(frames)
         points, keyframes = state.memory, state.keyframes
         if memory:
             perception = self._trusted(state, path, projection, references, perception)
             points, _ = map_clip(points, frames, path, state.camera, perception, projection, step, self.mapping)
             keyframes = keyframes.add(frames[-1], path[-1], visible_surface(points, points.project(path[-1:], state.camera)))
-        rows = list(range(-h, 0))
+        rows = list(range(-self.config.history_frames, 0))
         new = WorldState(
             camera=state.camera,
             memory=points,
             keyframes=keyframes,
-            frames=everything[rows],
+            frames=torch.cat([state.frames, frames])[rows],
             frames_dynamic=torch.cat([state.frames_dynamic, perception.dynamic])[rows],
             frames_projection=_select(_concatenate(state.frames_projection, projection), rows),
             T_world_camera=torch.cat([state.T_world_camera, path])[rows],
@@ -216,7 +244,7 @@ class WorldModel:
             frame_count=count,
             rng_state=rng.get_state(),
         )
-        return new, Clip(frames, path, state.camera, projection, perception, references, text)
+        return new, Clip(frames, path, state.camera, projection, perception, references, job.text)
 
     def _trusted(
         self, state: WorldState, path: torch.Tensor, projection: Projection, references: tuple[int, ...], perception: Perception
@@ -224,7 +252,8 @@ class WorldModel:
         """Perception without confidence where it would put something between an earlier view and what that view showed."""
         ids = sorted({*references, *state.keyframes.ids[:1]})
         views = torch.stack([keyframe.T_world_camera for keyframe in state.keyframes.get(ids)])
-        blocked = blocks_view(state.memory, views, perception.depth, path, state.camera, ~projection.mask)
+        unknown = ~projection.mask & (perception.confidence > 0)
+        blocked = blocks_view(state.memory, views, perception.depth, path, state.camera, unknown)
         return replace(perception, confidence=perception.confidence.masked_fill(blocked, 0.0))
 
 
@@ -234,6 +263,34 @@ def _load(directory: Path, device: str, written: int) -> WorldModel:
     from spatia_model.model_folder import load_mini
 
     return WorldModel(*load_mini(directory, device))
+
+
+@functools.lru_cache(maxsize=4)
+def _workers(count: int) -> ThreadPoolExecutor:
+    """Threads that each compute without helpers of their own."""
+    from spatia_model.geometry import splat_kernels
+    from spatia_model.geometry.warp_runtime import wp
+    from spatia_model.memory import consolidate_kernels, fuse_kernels
+
+    for module in (splat_kernels, fuse_kernels, consolidate_kernels):
+        wp.load_module(module, device="cpu")  # not by several threads at once
+    before, ready = torch.get_num_threads(), threading.Barrier(count + 1)
+    pool = ThreadPoolExecutor(count, "world", initializer=torch.set_num_threads, initargs=(1,))
+    for _ in range(count):  # each waits for the others: so many threads there are
+        pool.submit(ready.wait)
+    ready.wait()
+    torch.set_num_threads(before)  # setting it in a thread also sets what threads started later begin with
+    return pool
+
+
+os.register_at_fork(after_in_child=_workers.cache_clear)  # a forked process has none of the threads
+
+
+def _each(workers: ThreadPoolExecutor | None, work: Callable[..., Result], *items: Sequence[Any]) -> list[Result]:
+    """`work` of every row of items, side by side where there are workers."""
+    if workers is None:
+        return [work(*row) for row in zip(*items, strict=True)]
+    return [job.result() for job in [workers.submit(work, *row) for row in zip(*items, strict=True)]]
 
 
 def _generator(state: torch.Tensor) -> torch.Generator:

@@ -274,7 +274,7 @@ def _psnr_on(a: torch.Tensor, b: torch.Tensor, mask: torch.Tensor) -> float:
 
 def _depth_error(depth: torch.Tensor, truth: torch.Tensor, mask: torch.Tensor) -> float:
     """Median relative error of depths (N, H, W) on pixels; NaN where there are none."""
-    chosen = mask & (truth < 40.0)
+    chosen = mask & (truth < 40.0) & ~depth.isnan()
     return float(((depth - truth).abs() / truth)[chosen].median()) if bool(chosen.any()) else math.nan
 
 

@@ -41,7 +41,7 @@ class Walk:
     frames: torch.Tensor  # (N, H, W, 3) uint8
     projection: torch.Tensor  # (N, H, W, 3) uint8: what the memory, or without memory the first picture's points, would show
     mask: torch.Tensor  # (N, H, W) bool: where it shows something
-    depth: torch.Tensor  # (N, H, W) metres: what perception made of the frames
+    depth: torch.Tensor  # (N, H, W) metres: what perception made of the frames; NaN where it did not look
     texts: tuple[str, ...]
     state: WorldState  # after the walk
 
@@ -89,7 +89,7 @@ def walk(model: WorldModel, world: World, path: torch.Tensor, *, seed: int, memo
         torch.cat([clip.frames for clip in clips]),
         torch.cat([projection.rgb for projection in shown]),
         torch.cat([projection.mask for projection in shown]),
-        torch.cat([clip.perception.depth for clip in clips]),
+        torch.cat([clip.perception.depth.where(clip.perception.confidence > 0, torch.nan) for clip in clips]),
         tuple(texts),
         state,
     )

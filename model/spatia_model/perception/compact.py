@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from spatia_model.geometry.camera import pixel_rays
+from spatia_model.perception.composed import looked_at, nearest
 from spatia_model.types import Camera, Perception, Projection
 
 TYPICAL_DEPTH = 3.0  # metres, the network's guess before it has looked
@@ -26,11 +27,14 @@ CONFIDENT_ERROR = 0.1  # "confident" means a relative depth error below this
 class CompactPerceptionConfig:
     widths: tuple[int, ...] = (24, 40, 64, 96, 112)
     looks: int = 2  # attention blocks at the last but one scale
+    every: int = 2  # look at every n-th frame of a clip: what the map fuses
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "widths", tuple(self.widths))
         if len(self.widths) < 2:
             raise ValueError(f"perception needs at least two scales, got widths={self.widths}")
+        if self.every < 1:
+            raise ValueError(f"every = {self.every}; expected a whole number of at least 1: look at every n-th frame")
 
 
 class _Block(nn.Module):
@@ -127,15 +131,23 @@ class CompactPerception(nn.Module):
         prior: Projection | None = None,
         previous: torch.Tensor | None = None,
     ) -> Perception:
-        """See `Perceiver.perceive`. Without `prior` and `previous` nothing is called dynamic: there is no evidence."""
-        x = stack_inputs(frames, T_world_camera, camera, prior, previous)
+        """See `Perceiver.perceive`. Without `prior` and `previous` nothing is called dynamic: there is no evidence.
+
+        Of several frames every n-th is looked at, counted from the last (the map fuses no more); the others get the depth and the motion of
+        the nearest one and no confidence.
+        """
+        rows = looked_at(len(frames), self.config.every)
+        seen, pose = frames[rows], T_world_camera[rows]
+        shown = None if prior is None else Projection(prior.rgb[rows], prior.depth[rows], prior.mask[rows], prior.index[rows])
+        x = stack_inputs(seen, pose, camera, shown, None if previous is None else previous[rows])
         with torch.inference_mode():
             log_depth, log_scale, logit = self(x.to(self.stem.weight))  # device and number type of the weights
-        depth = log_depth.exp().clamp(0.05, MAX_DEPTH)
-        dynamic = logit.sigmoid()
-        if prior is None and previous is None:
-            dynamic = torch.zeros_like(dynamic)
-        return Perception(depth.cpu(), confidence_of(log_scale).cpu(), dynamic.cpu())
+        depth = log_depth.exp().clamp(0.05, MAX_DEPTH).cpu()
+        dynamic = torch.zeros_like(depth) if prior is None and previous is None else logit.sigmoid().cpu()
+        source = nearest(len(frames), rows)
+        looked = torch.zeros(len(frames), 1, 1)
+        looked[rows] = 1
+        return Perception(depth[source], confidence_of(log_scale).cpu()[source] * looked, dynamic[source])
 
 
 def confidence_of(log_scale: torch.Tensor) -> torch.Tensor:

@@ -26,13 +26,14 @@ MINI_TRANSFORMER = {
     "out_channels": 32,
     "text_dim": 128,
     "freq_dim": 128,
-    "ffn_dim": 448,
+    "ffn_dim": 352,
     "num_layers": 8,
     "vace_layers": (0, 4),
     "vace_in_channels": 40,
     "control_in_main": True,
     "control_to_output": True,
     "output_gates": True,
+    "detail_width": 88,
     "prediction": "sample",
 }
 

@@ -15,10 +15,10 @@ from tests.spatia_model.tiny import SEED, SIZE, picture, walk
 CAMERA = mini_camera(MiniConfig(image_size=SIZE))
 
 
-def network(widths: tuple[int, ...] = (8, 8, 8)) -> CompactPerception:
+def network(widths: tuple[int, ...] = (8, 8, 8), every: int = 1) -> CompactPerception:
     """Random everywhere; residual branches start at zero."""
     torch.manual_seed(SEED)
-    net = CompactPerception(CompactPerceptionConfig(widths))
+    net = CompactPerception(CompactPerceptionConfig(widths, every=every))
     with torch.no_grad():
         for p in net.parameters():
             p.add_(torch.randn(p.shape) * 0.1)
@@ -115,6 +115,18 @@ def test_what_is_perceived_has_the_frames_shape_and_makes_sense():
     for share in (seen.confidence, seen.dynamic):
         assert share.min() >= 0 and share.max() <= 1
     assert seen.dynamic.max() > 0
+
+
+def test_frames_between_get_their_neighbours_depth_and_no_confidence():
+    all_of_them, some = network(every=1), network(every=2)
+    path, prior = walk(0, frames=4), projection(4)
+    everything, seen = (net.perceive(frames(4), path, CAMERA, prior, frames(4).flip(0)) for net in (all_of_them, some))
+    for name in ("depth", "confidence", "dynamic"):  # the last is always looked at
+        torch.testing.assert_close(getattr(seen, name)[[1, 3]], getattr(everything, name)[[1, 3]], atol=1e-5, rtol=1e-4)
+    assert torch.equal(seen.depth[[0, 2]], seen.depth[[1, 3]]) and torch.equal(seen.dynamic[[0, 2]], seen.dynamic[[1, 3]])
+    assert seen.confidence[[0, 2]].abs().max() == 0 and seen.confidence[[1, 3]].min() > 0
+    with pytest.raises(ValueError, match="every"):
+        CompactPerceptionConfig(every=0)
 
 
 def test_nothing_moves_without_evidence():
