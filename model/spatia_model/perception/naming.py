@@ -111,6 +111,9 @@ class QwenNamer(_Namer):
         dtype = torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16
         model = pretrained(transformers.Qwen3VLForConditionalGeneration.from_pretrained, name, wanted, dtype=dtype)
         tokenizer = pretrained(transformers.AutoTokenizer.from_pretrained, name, wanted)
+        if cls.IMAGE not in str(tokenizer.chat_template or ""):  # some copies keep the template with images beside the tokenizer
+            file = pretrained(lambda where: transformers.utils.cached_file(where, "chat_template.json"), name, wanted)
+            tokenizer.chat_template = json.loads(Path(file).read_text(encoding="utf-8"))["chat_template"]
         images = pretrained(processing.Qwen2VLImageProcessorPil.from_pretrained, name, wanted)
         return cls(model.eval(), tokenizer, images, device, offload, frames)
 
@@ -127,7 +130,7 @@ class QwenNamer(_Namer):
         for i, grid in enumerate(images["image_grid_thw"]):  # one placeholder per picture becomes one per merged patch
             pieces[i] += self.IMAGE * (int(grid.prod()) // merged)
         inputs = self.tokenizer("".join(pieces), return_tensors="pt", add_special_tokens=False)
-        inputs["mm_token_type_ids"] = (inputs["input_ids"] == self.model.config.image_token_id).int()
+        inputs["mm_token_type_ids"] = (inputs["input_ids"] == self.model.config.image_token_id).long()
         inputs["pixel_values"] = images["pixel_values"].to(self.model.dtype)
         inputs["image_grid_thw"] = images["image_grid_thw"]
         return self._generate(inputs, self.tokenizer.batch_decode)
