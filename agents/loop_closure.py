@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -33,10 +34,21 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def there_and_back(clips: int) -> list[np.ndarray]:
-    """Motions out, then their opposites in reverse order: the last pose is the first one again."""
-    out = [np.array(OUTWARD[index % len(OUTWARD)], np.float32) for index in range(clips // 2)]
-    return out + [-camera for camera in reversed(out)]
+class LoopClosure:
+    """`clips` steps, half of them out and half back by the opposite motions in reverse order; then it stands still."""
+
+    def __init__(self, env: gym.Env, seed: int = 0, clips: int = 6) -> None:
+        if not isinstance(env.action_space, gym.spaces.Dict):
+            raise ValueError(f"the action space is {env.action_space}; SpatiaNav-v0 cannot walk backwards, use Spatia-v0 or SpatiaTruth-v0")
+        out = [np.array(OUTWARD[index % len(OUTWARD)], np.float32) for index in range(clips // 2)]
+        self.motions = out + [-camera for camera in reversed(out)]
+
+    def reset(self, observation: Any, info: dict[str, Any]) -> None:
+        self.left = list(self.motions)
+
+    def act(self, observation: Any, info: dict[str, Any]) -> dict[str, Any]:
+        camera = self.left.pop(0) if self.left else np.zeros(6, np.float32)
+        return {"camera": camera, "text": ""}
 
 
 def main() -> int:
@@ -46,11 +58,13 @@ def main() -> int:
         return 1
     arguments = {"solid": False} if args.env == "SpatiaTruth-v0" else {"image": args.image, "memory": args.memory == "on"}
     env = gym.make(args.env, **arguments)
+    agent = LoopClosure(env, args.seed, args.clips)
     first, info = env.reset(seed=args.seed)
+    agent.reset(first, info)
     start = info["poses"][-1]
-    farthest, knew = 0.0, []
-    for camera in there_and_back(args.clips):
-        last, _, _, _, info = env.step({"camera": camera, "text": ""})
+    last, farthest, knew = first, 0.0, []
+    while agent.left:
+        last, _, _, _, info = env.step(agent.act(last, info))
         farthest = max(farthest, distance(start, info["poses"][-1]))
         knew.append(info["coverage"])
     env.close()

@@ -2,6 +2,7 @@
 
     python agents/random_walk.py --steps 10 --out outputs/random_walk
     python agents/random_walk.py --env SpatiaNav-v0 --image yours.jpg
+    spatia rollout --agent agents/random_walk.py:RandomWalk --episodes 20 --out outputs/walks-v0
 
 Only gymnasium and the public names of `spatia_env` are used, so this file is a place to start your own agent from.
 """
@@ -11,12 +12,32 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from PIL import Image
 
 import spatia_env  # noqa: F401  (registers the envs)
+
+
+class RandomWalk:
+    """Mostly forward, with turns, as a walker would; `text` happens in every step of an env that takes text."""
+
+    def __init__(self, env: gym.Env, seed: int = 0, text: str = "") -> None:
+        self.actions, self.text = env.action_space, text
+        self.rng = np.random.default_rng(seed)
+
+    def reset(self, observation: Any, info: dict[str, Any]) -> None:
+        """Nothing is remembered from step to step."""
+
+    def act(self, observation: Any, info: dict[str, Any]) -> Any:
+        if isinstance(self.actions, gym.spaces.Discrete):
+            return int(self.rng.choice([0, 0, 0, 1, 2]))  # forward, turn left, turn right
+        camera = np.zeros(6, np.float32)
+        camera[2] = self.rng.uniform(0.0, 1.0)  # forward
+        camera[4] = self.rng.uniform(-1.0, 1.0)  # turn
+        return {"camera": camera, "text": self.text}
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -30,26 +51,17 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def choose(env: gym.Env, rng: np.random.Generator, text: str) -> object:
-    """A random action that mostly goes forward and turns, as a walker would."""
-    if isinstance(env.action_space, gym.spaces.Discrete):
-        return int(rng.choice([0, 0, 0, 1, 2]))
-    camera = np.zeros(6, np.float32)
-    camera[2] = rng.uniform(0.0, 1.0)  # forward
-    camera[4] = rng.uniform(-1.0, 1.0)  # turn
-    return {"camera": camera, "text": text}
-
-
 def main() -> int:
     args = parse_arguments()
     arguments = {} if args.env == "SpatiaTruth-v0" else {"image": args.image}
     env = gym.make(args.env, render_mode="rgb_array", **arguments)
-    rng = np.random.default_rng(args.seed)
+    agent = RandomWalk(env, args.seed, args.text)
     observation, info = env.reset(seed=args.seed)
+    agent.reset(observation, info)
     frames = [observation]
     total = 0.0
     for step in range(args.steps):
-        observation, reward, terminated, truncated, info = env.step(choose(env, rng, args.text))
+        observation, reward, terminated, truncated, info = env.step(agent.act(observation, info))
         frames.extend(info["frames"])
         total += float(reward)
         x, _, z = info["poses"][-1][:3, 3]
