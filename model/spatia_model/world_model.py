@@ -71,8 +71,13 @@ class WorldModel:
         return self  # stateless: Gymnasium copies an env's arguments, and a copy would only hold the weights twice
 
     @staticmethod
-    def from_pretrained(name_or_dir: str | Path = "spatia-mini", device: str = "cpu") -> WorldModel:
-        """Load a model by name ("spatia-mini") or from a folder. Calls with equal arguments share one copy of the weights.
+    def from_pretrained(name_or_dir: str | Path = "spatia-mini", device: str = "cpu", **options: Any) -> WorldModel:
+        """Load a model by name ("spatia-mini"), from a folder, or by hub id. Calls with equal arguments share one copy of the weights.
+
+        Args:
+            name_or_dir: what to load. Folders that `spatia convert` wrote give the 5B.
+            device: where to compute.
+            options: of the 5B alone; see `spatia_model.release_folder.load_release`.
 
         Raises:
             ValueError: no such model, or a file in it is missing, truncated, altered or misshapen (the file is named).
@@ -80,6 +85,12 @@ class WorldModel:
         from spatia_model.model_folder import resolve
 
         directory = resolve(name_or_dir)
+        if not (directory / "config.json").is_file():
+            from spatia_model.release_folder import load_shared
+
+            return load_shared(directory, device, **options)
+        if options:
+            raise ValueError(f"{sorted(options)} are options of the 5B; {str(name_or_dir)!r} takes none")
         return _load(directory, device, (directory / "config.json").stat().st_mtime_ns)
 
     def unknown_words(self, text: str) -> list[str]:
