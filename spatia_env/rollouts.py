@@ -10,17 +10,19 @@ import hashlib
 import importlib
 import importlib.util
 import inspect
+import json
 import os
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any, Protocol
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from gymnasium.vector.utils import concatenate, create_empty_array, iterate
 
 from spatia_env.recording.face import EnvFace, EpisodeSummary
 from spatia_env.recording.folder import DatasetWriter, EpisodeSink
@@ -110,7 +112,7 @@ class EnvRequest:
     Args:
         env_id: a registered id, or ``module:Id``.
         options: keyword arguments of the env.
-        task: None, a task's name, or ``FILE:callable``.
+        task: None, a task's name, a JSON object with its name and arguments, or ``FILE:callable``.
         max_steps: an episode is truncated after so many steps; None for what the env itself says.
     """
 
@@ -142,6 +144,10 @@ class EnvRequest:
         options = dict(self.options)
         if self.task is not None:
             options["task"] = resolve_task(self.task)
+            if str(gym.spec(self.env_id.rpartition(":")[2]).entry_point).startswith("spatia_env."):
+                from spatia_env.tasks import make_task
+
+                make_task(options["task"])  # raises for what is no task, before any weights are loaded
         takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in known.values())
         unknown = sorted(name for name in options if name not in known and not takes_any)
         if unknown:
@@ -158,9 +164,42 @@ class EnvRequest:
         except (TypeError, gym.error.Error) as error:
             raise ValueError(f"{self.env_id} cannot be made ({error})") from error
 
+    def face(self, env: gym.Env[Any, Any]) -> EnvFace:
+        """The face of an env that `make` made."""
+        return EnvFace.of(env, self.task.replace("-", " ") if isinstance(self.task, str) and self.task.isprintable() else "")
+
+    def worlds(self, count: int, first: gym.Env[Any, Any], whole: bool) -> Worlds:
+        """`count` worlds side by side: in batches where the env knows how to, unless the agent wants `whole` envs.
+
+        `first` is an env that `make` made; it is one of the worlds, or closed.
+        """
+        face = self.face(first)
+        if count > 1 and not whole and self._is_batched():
+            first.close()
+            arguments = self.arguments()
+            made = gym.make_vec(
+                self.env_id,
+                num_envs=count,
+                vectorization_mode="vector_entry_point",
+                autoreset_mode=gym.vector.AutoresetMode.DISABLED,
+                **arguments,
+            )
+            return BatchedWorlds(made, face)
+        return SingleWorlds([first, *(self.make() for _ in range(count - 1))], face)
+
+    def _is_batched(self) -> bool:
+        """Whether the id's vector env is ours: others may not let a world rest."""
+        entry_point = gym.spec(self.env_id.rpartition(":")[2]).vector_entry_point
+        return isinstance(entry_point, str) and entry_point.startswith("spatia_env.")
+
 
 def resolve_task(task: str) -> Any:
-    """A task's name as it is; ``FILE:name`` as the object of that name, called if it is a class."""
+    """A task's name as it is; JSON as the mapping it is; ``FILE:name`` as the object of that name, called if it is a class."""
+    if task.lstrip().startswith("{"):
+        try:
+            return json.loads(task)
+        except ValueError as error:
+            raise ValueError(f"task {task!r} is no JSON ({error}); give a name, or an object with name and arguments") from error
     path, mark, name = task.rpartition(":")
     if not mark or not path.endswith(".py"):
         return task
@@ -196,8 +235,9 @@ class Worlds(Protocol):
 class SingleWorlds:
     """Envs of their own, stepped one after the other."""
 
-    def __init__(self, envs: list[gym.Env[Any, Any]], task: str = "") -> None:
-        self.envs, self.count, self.face = envs, len(envs), EnvFace.of(envs[0], task)
+    def __init__(self, envs: list[gym.Env[Any, Any]], face: EnvFace | None = None) -> None:
+        self.envs, self.count = envs, len(envs)
+        self.face = EnvFace.of(envs[0]) if face is None else face
 
     def seen_by(self, slot: int) -> Any:
         return self.envs[slot]
@@ -217,6 +257,54 @@ class SingleWorlds:
             env.close()
 
 
+class BatchedWorlds:
+    """A `SpatiaVectorEnv` in the mode DISABLED: all worlds that go on share a forward pass, the others rest."""
+
+    def __init__(self, envs: gym.vector.VectorEnv[Any, Any, Any], face: EnvFace) -> None:
+        self.envs, self.count, self.face = envs, envs.num_envs, face
+        self._begun = False
+        self._idle_action = envs.single_action_space.sample()  # for worlds that rest; nobody looks at it
+
+    def seen_by(self, slot: int) -> Any:
+        return SimpleNamespace(action_space=self.envs.single_action_space, observation_space=self.envs.single_observation_space)
+
+    def reset(self, seeds: dict[int, int]) -> dict[int, tuple[Any, dict[str, Any]]]:
+        mask = np.zeros(self.count, np.bool_)
+        mask[list(seeds)] = True
+        options = {"reset_mask": mask} if self._begun else None  # the first time, all begin
+        observations, infos = self.envs.reset(seed=[seeds.get(slot) for slot in range(self.count)], options=options)
+        self._begun = True
+        each = list(iterate(self.envs.observation_space, observations))
+        return {slot: (each[slot], info_of(infos, slot)) for slot in seeds}
+
+    def step(self, actions: dict[int, Any]) -> dict[int, Step]:
+        if not actions:
+            return {}
+        space = self.envs.single_action_space
+        each = [actions.get(slot, self._idle_action) for slot in range(self.count)]
+        batch = concatenate(space, each, create_empty_array(space, n=self.count, fn=np.zeros))
+        observations, rewards, terminated, truncated, infos = self.envs.step(batch)
+        seen = list(iterate(self.envs.observation_space, observations))
+        return {
+            slot: (seen[slot], float(rewards[slot]), bool(terminated[slot]), bool(truncated[slot]), info_of(infos, slot))
+            for slot in actions
+        }
+
+    def close(self) -> None:
+        self.envs.close()
+
+
+def info_of(infos: dict[str, Any], slot: int) -> dict[str, Any]:
+    """One world's info out of a vector env's, where ``_key`` says which worlds have `key`."""
+    found: dict[str, Any] = {}
+    for key, value in infos.items():
+        has = infos.get(f"_{key}")
+        if not isinstance(has, np.ndarray) or not has[slot]:
+            continue
+        found[key] = info_of(value, slot) if isinstance(value, dict) else value[slot]
+    return found
+
+
 # -- the loop --------------------------------------------------------------------------------------------
 
 
@@ -224,7 +312,6 @@ class SingleWorlds:
 class _Seat:
     """What goes on in one world."""
 
-    index: int
     agent: Any
     sink: EpisodeSink
     observation: Any
@@ -247,17 +334,23 @@ def collect(
     waiting = iter(indices)
     seats: dict[int, _Seat] = {}
     agents: dict[int, Any] = {}
+    free = list(range(worlds.count))
     try:
-        free = list(range(worlds.count))
         while True:
-            for slot, index in zip(free, waiting, strict=False):
-                failed = _begin(worlds, slot, agents, agent, options, writer, index, seed, seats)
-                while failed is not None:
-                    yield failed
-                    index = next(waiting, None)
-                    if index is None:
-                        break
-                    failed = _begin(worlds, slot, agents, agent, options, writer, index, seed, seats)
+            while batch := list(zip(free, waiting, strict=False)):
+                begun = worlds.reset({slot: seed + index for slot, index in batch})
+                free = free[len(batch) :]
+                for slot, index in batch:
+                    observation, info = begun[slot]
+                    sink = writer.begin(index, seed + index, observation, info)
+                    try:
+                        agents[slot] = seated(agent, agents.get(slot), worlds.seen_by(slot), seed + index, options)
+                        agents[slot].reset(observation, info)
+                    except Exception as error:
+                        free.append(slot)
+                        yield sink.finish(told(error))
+                    else:
+                        seats[slot] = _Seat(agents[slot], sink, observation, info)
             if not seats:
                 return
             actions, over = {}, []
@@ -272,35 +365,12 @@ def collect(
                 seat.observation, seat.info = observation, info
                 if terminated or truncated:
                     over.append((slot, None))
-            free = sorted(slot for slot, _ in over)
+            free = sorted([*free, *(slot for slot, _ in over)])
             for slot, error in sorted(over):
                 yield seats.pop(slot).sink.finish(error)
     finally:
         for seat in seats.values():
             seat.sink.discard()
-
-
-def _begin(
-    worlds: Worlds,
-    slot: int,
-    agents: dict[int, Any],
-    agent: type,
-    options: dict[str, Any],
-    writer: DatasetWriter,
-    index: int,
-    seed: int,
-    seats: dict[int, _Seat],
-) -> EpisodeSummary | None:
-    """Seat an agent in a world; returns the summary of an episode that ended before its first step."""
-    observation, info = worlds.reset({slot: seed + index})[slot]
-    sink = writer.begin(index, seed + index, observation, info)
-    try:
-        agents[slot] = seated(agent, agents.get(slot), worlds.seen_by(slot), seed + index, options)
-        agents[slot].reset(observation, info)
-    except Exception as error:
-        return sink.finish(told(error))
-    seats[slot] = _Seat(index, agents[slot], sink, observation, info)
-    return None
 
 
 def seated(agent: type, before: Any, env: Any, seed: int, options: dict[str, Any]) -> Any:

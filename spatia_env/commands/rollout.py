@@ -18,7 +18,7 @@ from spatia_env.commands import common
 from spatia_env.recording.card import dataset_card
 from spatia_env.recording.face import EpisodeSummary
 from spatia_env.recording.folder import DatasetWriter
-from spatia_env.rollouts import AgentFile, EnvRequest, SingleWorlds, collect, missing
+from spatia_env.rollouts import AgentFile, EnvRequest, collect, missing
 
 _PUBLISH_EVERY = 60.0  # seconds
 
@@ -90,18 +90,17 @@ def _episodes(
     args: argparse.Namespace, request: EnvRequest, agent_file: AgentFile, agent: type, writer: DatasetWriter
 ) -> Iterator[tuple[list[int], Iterator[EpisodeSummary]]]:
     """Which episodes are to be run, and an iterator that runs them; the folder is open meanwhile."""
-    with _stopped_by_sigterm():
+    with _stopped_by_sigterm(), contextlib.ExitStack() as stack:
         first = request.make()
+        stack.callback(first.close)
         if not callable(getattr(agent, "reseed", None)):
             _try_agent(agent_file, agent, first, args.seed)
-        worlds = SingleWorlds([first, *(request.make() for _ in range(min(args.num_envs, args.episodes) - 1))], args.task or "")
-        try:
-            writer.open(worlds.face)
-            todo = missing(writer, args.episodes)
-            yield todo, collect(worlds, agent, agent_file.options, writer, todo, args.seed)
-        finally:
-            writer.close()
-            worlds.close()
+        writer.open(request.face(first))
+        stack.callback(writer.close)
+        todo = missing(writer, args.episodes)
+        worlds = request.worlds(max(1, min(args.num_envs, len(todo))), first, bool(getattr(agent, "needs_world", False)))
+        stack.callback(worlds.close)
+        yield todo, collect(worlds, agent, agent_file.options, writer, todo, args.seed)
 
 
 def _try_agent(agent_file: AgentFile, agent: type, env: Any, seed: int) -> None:
