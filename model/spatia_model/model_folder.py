@@ -15,6 +15,8 @@ import torch
 
 from spatia_model.config import MiniConfig
 from spatia_model.generator.checkpoint import CheckpointError, load_weights, save_weights, verify_folder
+from spatia_model.generator.conversion.convert import DESCRIPTION, NOTES
+from spatia_model.generator.conversion.sources import fetch, is_hub_id
 from spatia_model.generator.pipeline import ClipGenerator, SamplerOptions
 from spatia_model.generator.refiner import DetailRefiner, RefinerConfig
 from spatia_model.generator.text import CompactTextConfig, CompactTextEncoder
@@ -23,6 +25,7 @@ from spatia_model.generator.vae import CompactVAEConfig, CompactVideoVAE
 from spatia_model.perception.compact import CompactPerception, CompactPerceptionConfig
 
 FORMAT = 1
+DESCRIPTIONS = ("config.json", DESCRIPTION)  # of the embedded tier and of the 5B
 EMBEDDED = Path(__file__).parent / "pretrained"
 FILES = ("vae.safetensors", "transformer.safetensors", "text.safetensors", "perception.safetensors", "refiner.safetensors")
 
@@ -34,12 +37,21 @@ def convolution_dtype(device: str) -> torch.dtype:
 
 
 def resolve(name_or_dir: str | Path) -> Path:
-    """The folder of a model: an embedded name such as "spatia-mini", or a path."""
-    for place in (EMBEDDED / str(name_or_dir), Path(name_or_dir).expanduser()):
-        if (place / "config.json").is_file():
+    """The folder of a model: an embedded name such as "spatia-mini", a path, or a hub id such as "owner/name" (fetched if need be)."""
+    folder = Path(name_or_dir).expanduser()
+    for place in (EMBEDDED / str(name_or_dir), folder):
+        if any((place / name).is_file() for name in DESCRIPTIONS):
             return place.resolve()
+    if is_hub_id(name_or_dir) and not folder.exists():
+        return fetch(name_or_dir, what="a model")
+    if (folder / NOTES).is_file():
+        raise CheckpointError(
+            f"{folder}: this conversion was interrupted; run the same `spatia convert` again, it goes on where it stopped"
+        )
     known = sorted(p.parent.name for p in EMBEDDED.glob("*/config.json"))
-    raise ValueError(f"no model {str(name_or_dir)!r}: give one of {known} or a folder that holds a config.json")
+    raise ValueError(
+        f"no model {str(name_or_dir)!r}: give one of {known}, a folder that holds a config.json or a spatia.json, or a hub id 'owner/name'"
+    )
 
 
 def save_mini(

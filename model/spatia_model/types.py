@@ -40,6 +40,7 @@ class Projection:
     depth: torch.Tensor  # (T, H, W) float32 z-depth in metres, 0 in holes
     mask: torch.Tensor  # (T, H, W) bool, True where the memory covers the pixel
     index: torch.Tensor  # (T, H, W) int32 row of the front point in the memory, -1 in holes
+    alpha: torch.Tensor | None = None  # (T, H, W) uint8, 255 where points cover the pixel wholly; None: wholly wherever `mask` says so
 
     @property
     def coverage(self) -> float:
@@ -78,6 +79,7 @@ class Conditioning:
     references: torch.Tensor  # (R, H_img, W_img, 3) uint8, R may be 0
     text: str
     T_world_camera: torch.Tensor  # (H + T, 4, 4) float64
+    lora: float = 1.0  # share of the LoRA, where the generator has one
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,7 @@ class Clip:
     perception: Perception  # T frames
     references: tuple[int, ...]  # keyframe ids that were shown to the generator
     text: str
+    latents: torch.Tensor | None = None  # (C, F, h, w) float32 that the frames were decoded from, where the tier hands them out
 
     @property
     def coverage(self) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
+from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan, WanCausalConv3d, unpatchify
 from torch import nn
 
 # fmt: off
@@ -90,13 +90,58 @@ class WanVAE(nn.Module):
     def decode(self, latents: torch.Tensor, last: int | None = None) -> torch.Tensor:
         """Normalised latents (B, C, 1 + k, h, w) -> frames (B, 3, 1 + 4k, h * s, w * s) float32 in [-1, 1]; only the last `last` if given.
 
-        Every frame depends on all earlier ones, so `last` saves memory but no work.
+        Latent frames are decoded one after another, and of their frames only the last are kept: every frame depends on all earlier
+        ones, so `last` saves memory but no work.
         """
         if latents.ndim != 5 or latents.shape[1] != self.latent_channels:
             raise ValueError(f"latents {tuple(latents.shape)}: give (B, {self.latent_channels}, F, h, w)")
         total = self.temporal_factor * (latents.shape[2] - 1) + 1
         if last is not None and not 1 <= last <= total:
             raise ValueError(f"last must be between 1 and the {total} frames that these latents hold, got {last}")
-        mean, std = self._statistics(latents)
-        frames = self.network.decode((latents.float() * std + mean).to(self.network.dtype)).sample  # type: ignore[union-attr]
-        return (frames if last is None else frames[:, :, -last:].clone()).float()
+        stream = self.stream()
+        kept: list[torch.Tensor] = []
+        start = 0
+        for i in range(latents.shape[2]):
+            frames = stream.add(latents[:, :, i : i + 1])
+            start += frames.shape[2]
+            if last is None or start > total - last:
+                kept.append(frames)
+        decoded = torch.cat(kept, 2)
+        return decoded if last is None else decoded[:, :, -last:].clone()
+
+    def stream(self) -> VideoStream:
+        """A decoder that remembers: latents given in parts, of several clips too, come out as if decoded at once."""
+        return VideoStream(self)
+
+
+class VideoStream:
+    """Decodes a video's latents in parts. The parts' frames together are those of one long decode, bit for bit.
+
+    The network is causal and remembers the last two feature frames of every convolution; those are kept here.
+    """
+
+    def __init__(self, vae: WanVAE):
+        self.vae = vae
+        convolutions = sum(isinstance(module, WanCausalConv3d) for module in vae.network.decoder.modules())
+        self._memory: list[Any] = [None] * convolutions
+        self._first = True
+
+    @torch.no_grad()
+    def add(self, latents: torch.Tensor) -> torch.Tensor:
+        """The next normalised latents (B, C, F, h, w) -> their frames (B, 3, T, H, W) float32 in [-1, 1].
+
+        T is 4F, but 4F - 3 for the first part: the first latent frame is one frame.
+        """
+        vae, network = self.vae, self.vae.network
+        if latents.ndim != 5 or latents.shape[1] != vae.latent_channels or not latents.shape[2]:
+            raise ValueError(f"latents {tuple(latents.shape)}: give (B, {vae.latent_channels}, F, h, w)")
+        mean, std = vae._statistics(latents)
+        parts = []
+        for i in range(latents.shape[2]):  # one at a time: the network remembers one latent frame's step
+            z = (latents[:, :, i : i + 1].float() * std + mean).to(network.dtype)
+            x = network.decoder(network.post_quant_conv(z), feat_cache=self._memory, feat_idx=[0], first_chunk=self._first)
+            self._first = False
+            if network.config.patch_size is not None:  # type: ignore[attr-defined]
+                x = unpatchify(x, patch_size=network.config.patch_size)  # type: ignore[attr-defined]
+            parts.append(x.clamp(-1.0, 1.0).float())
+        return torch.cat(parts, 2)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import torch
 
-from spatia_model.types import Projection
+from spatia_model.geometry import se3
+from spatia_model.geometry.camera import check_path
+from spatia_model.types import Camera, Projection
 
 
 def visible_points(projection: Projection, point_count: int) -> torch.Tensor:
@@ -42,3 +44,25 @@ def sets_iou(a: torch.Tensor, b: torch.Tensor) -> float:
     place = torch.searchsorted(large, small).clamp(max=len(large) - 1)
     common = int((large[place] == small).sum())
     return common / (len(a) + len(b) - common)
+
+
+def frontmost_points(points: torch.Tensor, T_world_camera: torch.Tensor, camera: Camera, tolerance: float = 1e-6) -> torch.Tensor:
+    """(T, N) bool: True where point n is the nearest of all that fall into its pixel in view t. The release's notion of "seen".
+
+    points (N, 3) metres; a point falls into exactly one pixel, however near it is, so a near surface does not hide what lies behind it
+    between its points. `tolerance`: metres of depth within which two points are equally near.
+    """
+    check_path(T_world_camera)
+    seen = torch.zeros(len(T_world_camera), len(points), dtype=torch.bool, device=points.device)
+    fx, fy, cx, cy = (float(camera.K[i, j]) for i, j in ((0, 0), (1, 1), (0, 2), (1, 2)))
+    for view, T_camera_world in enumerate(se3.inverse(T_world_camera).to(points.device, torch.float32)):
+        local = points.float() @ T_camera_world[:3, :3].T + T_camera_world[:3, 3]
+        z = local[:, 2]
+        safe = z.clamp(min=torch.finfo(torch.float32).eps)
+        u, v = (fx * (local[:, 0] / safe) + cx).floor(), (fy * (local[:, 1] / safe) + cy).floor()
+        rows = ((z > 0) & (u >= 0) & (u < camera.width) & (v >= 0) & (v < camera.height)).nonzero()[:, 0]
+        pixel = (v[rows] * camera.width + u[rows]).long()
+        nearest = torch.full((camera.height * camera.width,), torch.inf, device=points.device)
+        nearest.scatter_reduce_(0, pixel, z[rows], "amin")
+        seen[view, rows] = z[rows] <= nearest[pixel] + tolerance
+    return seen

@@ -158,3 +158,10 @@ def match_hungarian(counts: torch.Tensor) -> tuple[int, ...]:
         if values[row, column] > 0:
             chosen[row] = column
     return tuple(chosen)
+
+
+def match_frames(counts: torch.Tensor) -> tuple[int, ...]:
+    """What the released code itself does with `counts` (targets, history): they are rounded to bfloat16, and every target takes part, also
+    one that shares nothing with its frame. One history row per target, -1 for a target left over."""
+    rounded = counts.to(torch.bfloat16).double()
+    return match_hungarian(rounded + 1)  # one more everywhere moves no match, and leaves none at zero

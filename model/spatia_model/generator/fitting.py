@@ -1,0 +1,112 @@
+"""Fitting the 5B to a machine: where weights wait, how they are stored, which attention runs.
+
+All of it is diffusers' own machinery; this says which parts of it to use, and in which order.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+OFFLOADS = ("none", "model", "group")
+STORED = ("float8", "int8", "int4")
+GIB = 1 << 30
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How the 5B is fitted to a device.
+
+    Args:
+        offload: "none": all weights stay on the device; "model": text encoder and autoencoder wait on the CPU and visit; "group": the
+            denoiser's blocks wait there too, one or two at a time on the device, the next copied while one computes.
+        quantise: None; "float8": linear weights stored in 8 bits, computed in the model's type (needs no package); "int8", "int4":
+            weights quantised by torchao.
+        attention: a backend of diffusers ("native", "flash", "sage", ...); None: PyTorch's choice.
+        compile: compile the blocks (`torch.compile`); the first clip of each length is slow.
+        batched_guidance: prompt and negative prompt in one pass of twice the size: faster where they fit.
+    """
+
+    offload: str = "none"
+    quantise: str | None = None
+    attention: str | None = None
+    compile: bool = False
+    batched_guidance: bool = False
+
+    def __post_init__(self) -> None:
+        if self.offload not in OFFLOADS:
+            raise ValueError(f"offload = {self.offload!r}; expected one of {OFFLOADS}")
+        if self.quantise is not None and self.quantise not in STORED:
+            raise ValueError(f"quantise = {self.quantise!r}; expected None or one of {STORED}")
+        if self.offload == "group" and self.quantise in ("int8", "int4"):
+            raise ValueError(f"offload='group' moves plain weights; with it take quantise='float8' or none, not {self.quantise!r}")
+
+
+def choose_fit(device_bytes: int) -> Fit:
+    """The fastest setting whose counted peak (`benchmarks/release_cost.py`, 121 frames of 1248x704) leaves room on such a device."""
+    if device_bytes >= 36 * GIB:
+        return Fit()
+    if device_bytes >= 22 * GIB:
+        return Fit(offload="model")
+    if device_bytes >= 15 * GIB:
+        return Fit(offload="model", quantise="float8")
+    return Fit(offload="group")
+
+
+def device_fit(device: str | torch.device) -> Fit:
+    """`choose_fit` of the device's memory; nothing special on a CPU."""
+    device = torch.device(device)
+    if device.type != "cuda":
+        return Fit()
+    return choose_fit(torch.cuda.get_device_properties(device).total_memory)
+
+
+def quantised_config(kind: str) -> Any:
+    """torchao's config for diffusers. Raises ModuleNotFoundError with the install line where torchao is missing."""
+    try:
+        from torchao.quantization import Int4WeightOnlyConfig, Int8WeightOnlyConfig
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"quantise={kind!r} needs torchao, which is not installed: pip install torchao") from error
+    return Int8WeightOnlyConfig() if kind == "int8" else Int4WeightOnlyConfig()
+
+
+def quantise(transformer: Any, kind: str) -> None:
+    """Store the blocks' linear weights smaller, in place. Adapters beside them stay as they are."""
+    if kind == "float8":
+        transformer.enable_layerwise_casting(
+            storage_dtype=torch.float8_e4m3fn,
+            compute_dtype=transformer.patch_embedding.weight.dtype,
+            skip_modules_pattern=(*transformer._skip_layerwise_casting_patterns, "lora_", "proj_out$"),
+        )
+        return
+    config = quantised_config(kind)
+    from torchao.quantization import quantize_  # type: ignore[import-not-found]
+
+    def in_block(module: torch.nn.Module, name: str) -> bool:
+        return isinstance(module, torch.nn.Linear) and "blocks." in name and "lora_" not in name
+
+    quantize_(transformer, config, filter_fn=in_block)
+
+
+def fit_transformer(transformer: Any, device: str | torch.device, fit: Fit) -> None:
+    """Put the denoiser (adapters included) where `fit` says."""
+    device = torch.device(device)
+    if fit.quantise is not None:
+        quantise(transformer, fit.quantise)
+    if fit.attention is not None:
+        transformer.set_attention_backend(fit.attention)
+    if fit.offload == "group":
+        transformer.enable_group_offload(
+            onload_device=device,
+            offload_device=torch.device("cpu"),
+            offload_type="block_level",
+            num_blocks_per_group=1,
+            use_stream=device.type == "cuda",
+            low_cpu_mem_usage=True,  # pins memory block by block: the weights stay memory-mapped until they are used
+        )
+    else:
+        transformer.to(device)
+    if fit.compile:
+        transformer.compile_repeated_blocks(fullgraph=False, dynamic=False)
