@@ -56,7 +56,43 @@ COMMANDS: dict[str, Command] = {
         "spatia eval memory --env SpatiaTruth-v0 --env-args '{\"movers\": 0}' --require\n"
         "spatia eval memory --env my_envs:MyWorld-v1 --adapter my_envs.py:adapter --checks deterministic returns_to_view",
     ),
-    "train": Command("spatia_model.training.cli", "train the embedded tier", "spatia train mini --out runs/mini"),
+    "prepare": Command(
+        "spatia_model.data.prepare.cli",
+        "training clips from videos, data sets, rollouts or procedural worlds",
+        "spatia prepare worlds --worlds 200 --out clips/worlds --processes 2\n"
+        "spatia prepare realestate10k RealEstate10K/train --frames-from frames --out clips/re10k\n"
+        "spatia prepare spatialvid SpatialVID-HQ --tier release --size 480x832 --vae Wan2.2-TI2V-5B-Diffusers --out clips/hq\n"
+        "spatia prepare videos holidays --perceiver today --captions captions.json --out clips/holidays --json\n"
+        "spatia prepare rollouts outputs/walks-v0 --pictures png --out clips/walks",
+    ),
+    "train mini": Command(
+        "spatia_model.training.mini_command",
+        "train the embedded tier from nothing, on procedural worlds",
+        "spatia train mini --out runs/mini",
+    ),
+    "train control": Command(
+        "spatia_model.training.stage_cli",
+        "train the control blocks on prepared clips, all else frozen",
+        "spatia train control --clips clips/worlds --out runs/control\n"
+        "spatia train control --clips clips/worlds --trainable all --steps 2000 --lr 3e-4 --batch 16 --micro-batch 16 --out runs/all\n"
+        "accelerate launch --config_file configs/accelerate/fsdp.yaml -m spatia_env.cli train control --clips clips/re10k "
+        "--model Wan2.2-TI2V-5B-Diffusers --checkpointing --out runs/5b-control",
+    ),
+    "train lora": Command(
+        "spatia_model.training.stage_cli",
+        "train LoRA adapters on prepared clips, the control blocks frozen",
+        "spatia train lora --clips clips/worlds --start-from runs/control/model/weights.safetensors --out runs/lora",
+    ),
+    "train vae": Command(
+        "spatia_model.training.stage_cli",
+        "train the embedded autoencoder on prepared clips with pictures",
+        "spatia train vae --clips clips/walks --steps 2000 --out runs/vae",
+    ),
+    "train perception": Command(
+        "spatia_model.training.stage_cli",
+        "train the embedded perceiver on prepared clips with pictures and depth",
+        "spatia train perception --clips clips/worlds-png --out runs/perception",
+    ),
     "convert": Command(
         "spatia_env.commands.convert",
         "the released 5B checkpoint into a folder that model= takes, and back",
@@ -72,6 +108,8 @@ COMMANDS: dict[str, Command] = {
     ),
     "doctor": Command("spatia_env.commands.doctor", "what this machine can run and what is missing", "spatia doctor\nspatia doctor --json"),
 }
+
+GROUPS = {"eval": "measure a model; see `spatia eval --help`", "train": "train a model; see `spatia train --help`"}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -131,7 +169,7 @@ def _parser(chosen: str) -> argparse.ArgumentParser:
         into = commands
         if head:
             if head not in groups:
-                group = commands.add_parser(head, help="measure a model; see `spatia eval --help`")
+                group = commands.add_parser(head, help=GROUPS[head])
                 groups[head] = group.add_subparsers(title="commands", metavar="COMMAND", required=True)
             into = groups[head]
         parser = into.add_parser(

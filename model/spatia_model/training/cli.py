@@ -26,10 +26,11 @@ EPILOG = """examples:
 """
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def add_arguments(parser: argparse.ArgumentParser, preset: bool = True) -> None:
     parser.epilog = EPILOG
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("preset", choices=["mini"], help="what to train")
+    if preset:
+        parser.add_argument("preset", choices=["mini"], help="what to train")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run: data, checkpoints, pictures, and at the end the model")
     parser.add_argument("--stage", choices=STAGES, action="append", help="only these stages (may be given several times)")
     parser.add_argument("--worlds", type=int, default=1500, help="training worlds (seeds from --seed up; all below 1,000,000)")

@@ -11,19 +11,18 @@ from pathlib import Path
 from spatia_model.training import recipe as recipes
 
 
-def arguments_of(stage: str):
-    def add_arguments(parser: argparse.ArgumentParser) -> None:
-        parser.add_argument(
-            "--out", type=Path, required=True, help="folder of the run: recipe, checkpoints, logs, strips, and at the end the model"
-        )
-        parser.add_argument("--config", type=Path, help="a recipe.json to begin from; options given override it")
-        parser.add_argument("--cpu", action="store_true", help="train on the CPU even where there is a GPU")
-        parser.add_argument("--print-config", action="store_true", help="print the recipe as JSON and stop")
-        parser.add_argument("--json", action="store_true", help="print the last figures as one JSON object")
-        recipes.add_arguments(parser, stage)
-        parser.set_defaults(stage=stage)
-
-    return add_arguments
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The stage is the last word of the parser's name, as in `spatia train lora`."""
+    stage = parser.prog.split()[-1]
+    parser.add_argument(
+        "--out", type=Path, required=True, help="folder of the run: recipe, checkpoints, logs, strips, and at the end the model"
+    )
+    parser.add_argument("--config", type=Path, help="a recipe.json to begin from; options given override it")
+    parser.add_argument("--cpu", action="store_true", help="train on the CPU even where there is a GPU")
+    parser.add_argument("--print-config", action="store_true", help="print the recipe as JSON and stop")
+    parser.add_argument("--json", action="store_true", help="print the last figures as one JSON object")
+    recipes.add_arguments(parser, stage)
+    parser.set_defaults(stage=stage)
 
 
 def run(args: argparse.Namespace) -> int:
