@@ -16,9 +16,10 @@ from typing import Any
 
 from spatia_env.commands import common
 from spatia_env.recording.card import dataset_card
-from spatia_env.recording.face import EpisodeSummary
+from spatia_env.recording.face import EnvFace, EpisodeSummary
 from spatia_env.recording.folder import DatasetWriter
 from spatia_env.rollouts import AgentFile, EnvRequest, collect, missing
+from spatia_env.rollouts_ray import check_address, cluster, collect_on_ray, import_ray
 
 _PUBLISH_EVERY = 60.0  # seconds
 
@@ -38,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default=None, help="auto, cpu, cuda, ...")
     parser.add_argument("--seed", type=int, default=0, help="seed of the first episode (default: %(default)s)")
     parser.add_argument("--max-steps", type=int, default=100, metavar="N", help="an episode is truncated after N (default: %(default)s)")
-    parser.add_argument("--num-envs", type=int, default=1, metavar="N", help="worlds side by side (default: %(default)s)")
+    parser.add_argument("--num-envs", type=int, default=1, metavar="N", help="worlds side by side, per actor (default: %(default)s)")
     parser.add_argument("--infos", default=None, metavar="KEY,KEY", help="minari: keys of the info to keep (default: all)")
     parser.add_argument("--ray", default=None, metavar="ADDRESS", help="spread over a Ray cluster: host:port, auto, or local")
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout instead of text")
@@ -54,11 +55,14 @@ def run(args: argparse.Namespace) -> int:
     weights = _weights(request)
     settings = _settings(args, request, agent_file, weights)
     writer = _writer(args, settings, agent_file)
+    if args.ray is not None:
+        import_ray()
+        check_address(args.ray)
     try:
         writer.check()
     except ImportError as error:
         raise ValueError(str(error)) from error
-    say_at = _Progress(args.episodes)
+    say_at = _Progress(args.episodes, writer)
 
     def finish(final: bool) -> None:
         face = writer.face
@@ -67,8 +71,7 @@ def run(args: argparse.Namespace) -> int:
         writer.card = dataset_card(writer.folder.resolve().name, args.format, _command(args), settings, spec, weights, summaries)
         writer.publish(final)
 
-    with _episodes(args, request, agent_file, agent, writer) as (todo, episodes):
-        say_at.already(args.episodes - len(todo))
+    with _episodes(args, request, agent_file, agent, writer) as episodes:
         last = time.monotonic()
         try:
             for summary in episodes:
@@ -88,19 +91,32 @@ def run(args: argparse.Namespace) -> int:
 @contextlib.contextmanager
 def _episodes(
     args: argparse.Namespace, request: EnvRequest, agent_file: AgentFile, agent: type, writer: DatasetWriter
-) -> Iterator[tuple[list[int], Iterator[EpisodeSummary]]]:
-    """Which episodes are to be run, and an iterator that runs them; the folder is open meanwhile."""
+) -> Iterator[Iterator[EpisodeSummary]]:
+    """An iterator that runs the missing episodes; the folder is open meanwhile."""
     with _stopped_by_sigterm(), contextlib.ExitStack() as stack:
-        first = request.make()
-        stack.callback(first.close)
-        if not callable(getattr(agent, "reseed", None)):
-            _try_agent(agent_file, agent, first, args.seed)
-        writer.open(request.face(first))
-        stack.callback(writer.close)
-        todo = missing(writer, args.episodes)
-        worlds = request.worlds(max(1, min(args.num_envs, len(todo))), first, bool(getattr(agent, "needs_world", False)))
-        stack.callback(worlds.close)
-        yield todo, collect(worlds, agent, agent_file.options, writer, todo, args.seed)
+        todo: list[int] = []
+
+        def opened(face: EnvFace) -> list[int]:
+            writer.open(face)
+            stack.callback(writer.close)
+            todo.extend(missing(writer, args.episodes))
+            return todo
+
+        if args.ray is not None:
+            ray = stack.enter_context(cluster(args.ray))
+            episodes = collect_on_ray(ray, request, agent_file, writer, opened, args.seed, args.num_envs)
+            stack.callback(episodes.close)
+        else:
+            first = request.make()
+            stack.callback(first.close)
+            if not callable(getattr(agent, "reseed", None)):
+                _try_agent(agent_file, agent, first, args.seed)
+            opened(request.face(first))
+            worlds = request.worlds(max(1, min(args.num_envs, len(todo))), first, bool(getattr(agent, "needs_world", False)))
+            stack.callback(worlds.close)
+            episodes = collect(worlds, agent, agent_file.options, writer, todo, args.seed)
+            stack.callback(episodes.close)
+        yield episodes
 
 
 def _try_agent(agent_file: AgentFile, agent: type, env: Any, seed: int) -> None:
@@ -138,17 +154,14 @@ def _tell(args: argparse.Namespace, writer: DatasetWriter, seconds: float) -> in
 class _Progress:
     """Lines on stderr: one per episode, but at most one a second."""
 
-    def __init__(self, episodes: int) -> None:
-        self.episodes, self.done, self.new, self.start, self.last = episodes, 0, 0, time.monotonic(), 0.0
-
-    def already(self, done: int) -> None:
-        self.done, self.start = done, time.monotonic()
-        if done:
-            common.say(f"{done} of {self.episodes} episodes are there already")
+    def __init__(self, episodes: int, writer: DatasetWriter) -> None:
+        self.episodes, self.writer, self.new, self.start, self.last = episodes, writer, 0, time.monotonic(), 0.0
 
     def episode(self, summary: EpisodeSummary) -> None:
-        self.done += 1
+        self.done = sum(index < self.episodes for index in self.writer.summaries)
         self.new += 1
+        if self.new == 1 and self.done > 1:
+            common.say(f"{self.done - 1} of {self.episodes} episodes were there already")
         now = time.monotonic()
         if now - self.last < 1 and self.done < self.episodes and summary.error is None:
             return

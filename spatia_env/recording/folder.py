@@ -6,6 +6,7 @@ units stay; everything else in the folder is derived from them.
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -98,6 +99,12 @@ class DatasetWriter(ABC):
             self.close()
             raise
 
+    def twin(self, folder: str | Path) -> DatasetWriter:
+        """A writer of the same kind, not open, for another folder."""
+        other = copy.copy(self)
+        other.folder, other.face, other.summaries, other._lock = Path(folder), None, {}, None
+        return other
+
     def close(self) -> None:
         """Let go of the folder; the episodes stay. Call `publish` first to have them in the dataset's index."""
         if self._lock is not None:
@@ -116,9 +123,7 @@ class DatasetWriter(ABC):
         self._opened()
         target = self.unit(index)
         target.parent.mkdir(parents=True, exist_ok=True)
-        _sync(unit)
-        os.replace(unit, target)
-        _sync(target.parent)
+        appear(unit, target)
         self._took(self._read_summary(target))
 
     @property

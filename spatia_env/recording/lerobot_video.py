@@ -53,7 +53,9 @@ def join(streams: Iterable[Path], target: Path, fps: float) -> None:
     import imageio_ffmpeg
 
     rate = Fraction(fps).limit_denominator(1000)
-    ticks = f"{rate.denominator}/{rate.numerator}/TB"  # of one frame; the clock within the stream, which ffmpeg would go by, is not the env's
+    ticks = (
+        f"{rate.denominator}/{rate.numerator}/TB"  # of one frame; the clock within the stream, which ffmpeg would go by, is not the env's
+    )
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", "-f", "h264", "-i", "-", "-c", "copy"]
     command += ["-bsf:v", f"setts=ts=round(N*{ticks}):duration=round({ticks})", "-movflags", "+faststart", "-f", "mp4", str(target)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE)
