@@ -118,6 +118,7 @@ def main(argv: list[str] | None = None) -> int:
     chosen = _chosen(argv)
     try:
         args = _parser(chosen).parse_args(argv)
+        args.argv = argv  # for commands that record how they were called
     except _Unavailable as error:
         print(f"spatia {chosen}: error: {error}", file=sys.stderr)
         return 1

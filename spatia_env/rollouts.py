@@ -96,7 +96,7 @@ def load_module(path: str, source: bytes | None = None) -> ModuleType:
     sys.modules[name] = module  # dataclasses look their module up
     try:
         exec(compile(source, str(file), "exec"), module.__dict__)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise ValueError(f"{path} cannot be run ({type(error).__name__}: {error})") from error
     return module
@@ -346,7 +346,7 @@ def collect(
                     try:
                         agents[slot] = seated(agent, agents.get(slot), worlds.seen_by(slot), seed + index, options)
                         agents[slot].reset(observation, info)
-                    except Exception as error:
+                    except (Exception, SystemExit) as error:
                         free.append(slot)
                         yield sink.finish(told(error))
                     else:
@@ -357,7 +357,7 @@ def collect(
             for slot, seat in sorted(seats.items()):
                 try:
                     actions[slot] = as_action(worlds.face.action_space, seat.agent.act(seat.observation, seat.info))
-                except Exception as error:
+                except (Exception, SystemExit) as error:
                     over.append((slot, told(error)))
             for slot, (observation, reward, terminated, truncated, info) in worlds.step(actions).items():
                 seat = seats[slot]
@@ -381,9 +381,10 @@ def seated(agent: type, before: Any, env: Any, seed: int, options: dict[str, Any
     return agent(env, seed=seed, **options)
 
 
-def told(error: Exception) -> str:
-    """An error in a line."""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:2000]
+def told(error: BaseException) -> str:
+    """An error in a line that any file can hold."""
+    text = f"{type(error).__name__}: {' '.join(str(error).split())}"[:2000]
+    return text.replace("\0", " ").encode("utf-8", "replace").decode("utf-8")
 
 
 def as_action(space: spaces.Space[Any], action: Any) -> Any:

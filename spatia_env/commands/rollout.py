@@ -72,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
         writer.publish(final)
 
     with _episodes(args, request, agent_file, agent, writer) as episodes:
-        last = time.monotonic()
+        last = 0.0  # the first episode makes the dataset one that can be opened
         try:
             for summary in episodes:
                 say_at.episode(summary)
@@ -123,7 +123,7 @@ def _try_agent(agent_file: AgentFile, agent: type, env: Any, seed: int) -> None:
     """An agent that cannot even be made is an error before the first episode."""
     try:
         agent(env, seed=seed, **agent_file.options)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ValueError(f"the agent {agent_file.path}:{agent_file.name} cannot be made ({type(error).__name__}: {error})") from error
 
 

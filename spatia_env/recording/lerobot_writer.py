@@ -7,6 +7,7 @@ published is recorded in ``meta/spatia.json``, written last: everything beyond i
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -335,7 +336,7 @@ class _LeRobotSink(EpisodeSink):
         self.buffer: dict[str, list[Any]] = {name: [] for name in self.schema.names}
         self.counts = {key: lerobot_stats.ImageCounts() for key in self.columns.videos}
         self.videos: dict[str, lerobot_video.StreamWriter] = {}
-        self.observation, self.info = observation, info
+        self._saw(observation, info)
         self.last: dict[str, Any] | None = None  # held back: its end may still be amended
 
     def _add(self, action: Any, observation: Any, reward: float, terminated: bool, truncated: bool, info: dict[str, Any]) -> None:
@@ -351,7 +352,11 @@ class _LeRobotSink(EpisodeSink):
             self.videos[key].add(frame)
             self.counts[key].add(frame)
         self.last = {key: np.array(value) if isinstance(value, np.ndarray) else value for key, value in row.items()}
-        self.observation, self.info = observation, info
+        self._saw(observation, info)
+
+    def _saw(self, observation: Any, info: dict[str, Any]) -> None:
+        """Keep for the next row what was seen; copies, for an env may write into its arrays again."""
+        self.observation, self.info = copy.deepcopy(observation), {key: copy.deepcopy(info[key]) for key in ("poses", "K") if key in info}
 
     def _keep_last(self) -> None:
         if self.last is None:
