@@ -5,10 +5,10 @@
     python agents/language_agent.py "fetch a look at the green one" --llm path/or/name-of-a-transformers-model
     spatia rollout --agent agents/language_agent.py:LanguageAgent --env SpatiaNav-v0 --task follow-text --episodes 4 --out outputs/follow-v0
 
-First a sentence becomes a plan: a list of goals in a small language (`go green box`, `back`, `turn -90`, `walk 1.0`, `look`). Rules read it,
-or, with --llm, a transformers text-generation model writes the plan, and rules take over where it writes nonsense. Then each goal is carried
-out. Things are found by colour, in the picture and, when they are out of view, in the point cloud memory; what has not been seen yet is looked
-for by turning around. The way back follows the trail.
+First a sentence becomes a plan: a list of goals in a small language (`go green box`, `back`, `turn -90`, `walk 1.0`, `look`). Rules
+read it, or, with --llm, a transformers text-generation model writes the plan, and rules take over where it writes nonsense. Then each goal
+is carried out. Things are found by colour, in the picture and, when they are out of view, in the point cloud memory; what has not been seen
+yet is looked for by turning around. The way back follows the trail.
 """
 
 from __future__ import annotations
@@ -156,6 +156,7 @@ class LanguageAgent:
         self.plan = list(self.goals) if self.instruction else self._plan(info["instruction"])
         self.trail = [info["poses"][-1]]
         self.given_up: list[Goal] = []
+        self.asked_forward = 0.0  # metres asked of the last step
         self._begin_goal()
 
     def _begin_goal(self) -> None:
@@ -184,8 +185,6 @@ class LanguageAgent:
             self.plan.pop(0)
             self._begin_goal()
         return self._drive(0.0, 0.0)
-
-    asked_forward = 0.0  # metres asked of the last step
 
     def _drive(self, bearing: float, metres: float) -> Any:
         """A step that turns towards `bearing` (radians to the right) and walks once it looks there."""
