@@ -1,7 +1,8 @@
-"""Checks of what the envs are given, and the model behind them."""
+"""Checks of what the envs and commands are given, and the model behind them."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,48 @@ def load_model(model: Any, device: str) -> Any:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     return WorldModel.from_pretrained(model, device=device)
+
+
+def image_shape(config: Any) -> tuple[int, int]:
+    """(height, width) of a model's frames; square where its config only has a size."""
+    height, width = getattr(config, "image_shape", (getattr(config, "image_size", 0),) * 2)
+    return int(height), int(width)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A folder of the release's test cases: a picture and, where they are there, its path, intrinsics, prompts and masks."""
+
+    image: Path
+    path: Path | None = None
+    intrinsics: Path | None = None
+    prompt: Path | None = None
+    masks: Path | None = None
+
+
+def find_case(folder: Path) -> Case:
+    """The files of a case folder: `img.*`, `w2c.txt`, `intrinsics.txt`, `prompt.txt`, and `mask.*`, `masks.*` or `masks/`.
+
+    Raises:
+        ValueError: no picture, or more than one that could be meant.
+    """
+
+    def pictures(*names: str) -> list[Path]:
+        suffixes = (".jpg", ".jpeg", ".png", ".webp")
+        return sorted(p for p in folder.iterdir() if p.stem.lower() in names and p.suffix.lower() in suffixes)
+
+    images = pictures("img", "image")
+    if len(images) != 1:
+        found = ", ".join(p.name for p in images) or "none"
+        raise ValueError(f"the folder {str(folder)!r} should hold one picture called img.jpg (or .png, .webp); found {found}")
+    texts = {name: folder / f"{name}.txt" for name in ("w2c", "intrinsics", "prompt")}
+    given = {name: path if path.is_file() else None for name, path in texts.items()}
+    masks = [p for p in (folder / "masks", folder / "masks.npy", folder / "mask.npy", *pictures("mask")) if p.exists()]
+    if len(masks) > 1:
+        raise ValueError(
+            f"the folder {str(folder)!r} holds several masks ({', '.join(p.name for p in masks)}); name those you mean with --masks"
+        )
+    return Case(images[0], given["w2c"], given["intrinsics"], given["prompt"], masks[0] if masks else None)
 
 
 def check_options(options: Any, known: tuple[str, ...]) -> dict[str, Any]:

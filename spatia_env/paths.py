@@ -164,13 +164,21 @@ def read_w2c(path: str | Path) -> torch.Tensor:
 
 
 def read_intrinsics(path: str | Path) -> tuple[float, float, float, float]:
-    """Read ``[fx fy cx cy]``, normalised by width, height, width, height. Raises ValueError when it is something else."""
-    lines = _read_lines(path, "intrinsics")
-    numbers = [float(number) for number in re.findall(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?", lines[0])]
+    """Read ``[fx fy cx cy]``, normalised by width, height, width, height: four numbers on one line or on four.
+
+    Several equal lines, one per frame, are one camera. Raises ValueError when it is something else.
+    """
+    number = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+    rows = [[float(found) for found in re.findall(number, line)] for line in _read_lines(path, "intrinsics")]
+    numbers = [value for row in rows for value in row]
+    if len(rows) > 1 and all(len(row) == 4 for row in rows):
+        if any(abs(value - first) > 1e-6 for row in rows for value, first in zip(row, rows[0], strict=True)):
+            raise ValueError(
+                f"{path} holds a different camera on different lines; one camera holds for the whole path: keep the first line"
+            )
+        numbers = rows[0]
     if len(numbers) != 4:
-        raise ValueError(
-            f"{path} holds {len(numbers)} numbers in its first line; write fx fy cx cy, normalised by width, height, width, height"
-        )
+        raise ValueError(f"{path} holds {len(numbers)} numbers; write fx fy cx cy, normalised by width, height, width, height")
     fx, fy, cx, cy = numbers
     if not (0.05 < fx < 20 and 0.05 < fy < 20 and 0 < cx < 1 and 0 < cy < 1):
         raise ValueError(
@@ -186,6 +194,42 @@ def read_prompts(given: str) -> list[str]:
     if not is_path and given.endswith(".txt"):
         raise ValueError(f"prompt file {given!r} does not exist; check the path")
     return [" ".join(line.translate(_PLAIN).split()) for line in lines if line.strip()] or [""]
+
+
+def resample(T_world_camera: torch.Tensor, rate: float, frame_rate: float) -> tuple[torch.Tensor, list[int]]:
+    """A path of `rate` poses per second at `frame_rate` poses per second, at constant velocity between the poses given.
+
+    Returns:
+        (M, 4, 4) float64 that begins with the first pose, and for each the nearest pose given.
+    """
+    import torch
+
+    from spatia_model.geometry import se3
+
+    count = len(T_world_camera)
+    at = [k * rate / frame_rate for k in range(math.floor((count - 1) / rate * frame_rate + 1e-9) + 1)]
+    if len(at) < 2:
+        raise ValueError(
+            f"a path of {count} poses at {rate:g} per second is shorter than one frame at {frame_rate:g} per second; give a longer path, "
+            "or leave out --path-rate to take every pose as a frame"
+        )
+    before = [min(math.floor(x + 1e-9), count - 2) for x in at]
+    share = torch.tensor([x - k for x, k in zip(at, before, strict=True)], dtype=torch.float64)
+    T = T_world_camera.to(torch.float64)
+    start = T[before]
+    twist = se3.log(se3.inverse(start) @ T[[k + 1 for k in before]])
+    return start @ se3.exp(twist * share[:, None]), [round(x) for x in at]
+
+
+def split_clips(path: torch.Tensor, config: Any) -> list[torch.Tensor]:
+    """Cut a path (N, 4, 4) of new frames into clips as a world's config wants them.
+
+    A config with `clip_lengths` says how long each is (the 5B's first clip is longer, its last may be shorter); else every clip has
+    `frames_per_clip`, the last filled up by standing still.
+    """
+    if hasattr(config, "clip_lengths"):
+        return list(path.split(config.clip_lengths(len(path))))
+    return whole_clips(path, config.frames_per_clip)
 
 
 def whole_clips(path: torch.Tensor, frames_per_clip: int) -> list[torch.Tensor]:

@@ -81,6 +81,28 @@ class UserMaskPerceiver:
         return replace(seen, dynamic=torch.where(given[:, None, None], masks.float(), seen.dynamic.cpu()))
 
 
+class MaskedWorld:
+    """A world model whose `begin` and `advance` follow a person's masks; all else is the model's own.
+
+    Which masks a call needs is read off the state: frame 0 is the picture, `state.frame_count` the number of the next frame.
+    """
+
+    def __init__(self, world: Any, masks: UserMasks):
+        self.world, self.masks = world, masks
+        with_user_masks(world, masks, 0)  # complains now, not after the first clip
+
+    def begin(self, *args: Any, **kwargs: Any) -> Any:
+        """As the model's `begin`."""
+        return with_user_masks(self.world, self.masks, 0).begin(*args, **kwargs)
+
+    def advance(self, state: Any, *args: Any, **kwargs: Any) -> Any:
+        """As the model's `advance`."""
+        return with_user_masks(self.world, self.masks, state.frame_count).advance(state, *args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.world, name)
+
+
 def with_user_masks(world: Any, masks: UserMasks, first: int) -> Any:
     """The same world model, sharing every part, for one call that perceives frame `first` of the video and on: 0 for `begin`.
 
