@@ -80,7 +80,7 @@ def latents(out: Path, args: argparse.Namespace) -> None:
 
 def denoiser(out: Path, args: argparse.Namespace) -> None:
     stage = denoiser_stage(out, int(_numbers(args.batch, "batch").get("denoiser", 16)))
-    config = LoopConfig(steps=8000, lr=0.006, warmup=200, optimizer="muon", validate_every=1000)
+    config = LoopConfig(steps=8000, lr=1e-3, warmup=200, validate_every=1000)
     fit(stage, loop_config(args, "denoiser", config), out, args.device)
 
 

@@ -74,6 +74,8 @@ class PerceptionStage:
             dynamic = torch.zeros_like(dynamic)  # nothing tells: then nothing may be called moving
         x = stack_inputs(rgb, walk.poses(i, i + 1), self.camera, projection, earlier)
         known = torch.ones_like(depth)
+        if not plain and rng.random() < 0.4:
+            x, depth, dynamic = zoom(rng, x, depth, dynamic)
         if not plain and rng.random() < 0.5:
             x, depth, dynamic = x.flip(-1), depth.flip(-1), dynamic.flip(-1)
             x[:, 11] = -x[:, 11]  # the ray's "right"
@@ -138,6 +140,24 @@ class PerceptionStage:
             parts = [picture(x[:, :3]), picture(x[:, 3:6]), grey(0.8 / depth), grey(0.8 / log_depth.exp())]
             rows.append(np.concatenate([*parts, grey(1 - log_scale.exp() * 5), grey(dynamic), grey(logit.sigmoid())], 1))
         return np.concatenate(rows, 0)
+
+
+def zoom(
+    rng: np.random.Generator, x: torch.Tensor, depth: torch.Tensor, dynamic: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Another field of view: a random window of half the sides or more, at full size again. Rays are among the inputs, so all still fits.
+
+    x (1, 14, H, W), depth and dynamic (1, H, W). What is known or not keeps its edges, the rest is interpolated.
+    """
+    size = depth.shape[-1]
+    side = int(rng.integers(size // 2, size + 1))
+    top, left = int(rng.integers(size - side + 1)), int(rng.integers(size - side + 1))
+    window = torch.cat([x, depth.unsqueeze(1), dynamic.unsqueeze(1)], 1)[..., top : top + side, left : left + side]
+    nearest = F.interpolate(window, size=(size, size), mode="nearest-exact")
+    smooth = F.interpolate(window, size=(size, size), mode="bilinear")
+    channels = [c for c in range(x.shape[1]) if c < 3 or c >= 8]  # the frames and the rays; the memory's part has holes
+    nearest[:, channels] = smooth[:, channels]
+    return nearest[:, :-2], nearest[:, -2], nearest[:, -1]
 
 
 def _expose(frames: torch.Tensor, gain: np.ndarray) -> torch.Tensor:

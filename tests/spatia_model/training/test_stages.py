@@ -21,7 +21,7 @@ from spatia_model.generator.text import join_texts
 from spatia_model.perception.compact import CompactPerceptionConfig
 from spatia_model.training.pictures import PicturePool
 from spatia_model.training.stage_denoiser import DenoiserStage
-from spatia_model.training.stage_perception import PerceptionStage, degrade
+from spatia_model.training.stage_perception import PerceptionStage, degrade, zoom
 from spatia_model.training.stage_refiner import RefinerStage
 from spatia_model.training.stage_vae import VAEStage, augment, measure_latents
 from spatia_model.types import Conditioning
@@ -183,6 +183,31 @@ def test_stills_never_move_and_keep_the_memory_s_depth(run):
         shown = 3.0 * x[:, 6].exp()
         assert known.sum() == 0 or ((shown - depth).abs() / depth)[known > 0].mean() < 0.05
     assert any(known.sum() for *_, known in seen)
+
+
+def test_a_zoomed_sample_is_what_a_narrower_camera_would_see():
+    """A floor's plane depth, rays and pictures are functions of the ray alone, so after zooming they must still agree."""
+    from spatia_model.config import mini_camera
+    from spatia_model.perception.compact import stack_inputs
+
+    camera = mini_camera(CONFIG)
+    pose = torch.eye(4, dtype=torch.float64)[None]
+    x = stack_inputs(torch.zeros(1, 32, 32, 3, dtype=torch.uint8), pose, camera, None, None)
+    x[:, :3] = x[:, 11:14]  # the picture shows its own rays
+    depth = 1.5 / (x[:, 12] + 1)
+    x[:, 6] = depth.log()
+    zoomed = 0
+    for step in range(6):
+        y, near, moving = zoom(draw(step)[0], x, depth, (x[:, 11] > 0).float())
+        assert y.shape == x.shape and near.shape == depth.shape
+        torch.testing.assert_close(y[:, :3], y[:, 11:14])
+        torch.testing.assert_close(near, 1.5 / (y[:, 12] + 1), rtol=0.1, atol=0)  # nearest pixel
+        torch.testing.assert_close(y[:, 6], near.log())  # the memory's depth keeps its edges, as the truth does
+        assert torch.equal(moving[y[:, 11].abs() > 0.1] > 0, y[:, 11][y[:, 11].abs() > 0.1] > 0)
+        span, whole = (float(z[:, 11].max() - z[:, 11].min()) for z in (y, x))
+        assert 0.45 * whole < span <= whole + 1e-6
+        zoomed += span < 0.9 * whole
+    assert zoomed >= 2
 
 
 def test_degraded_frames_look_like_the_frames():
