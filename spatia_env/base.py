@@ -19,7 +19,7 @@ from spatia_env import obstacles as solid
 from spatia_env import saving
 from spatia_env.actions import Plan, twist_path
 from spatia_env.episode import Episode, Mark, Outcome, Routine, Wish, grant
-from spatia_env.inputs import to_numpy
+from spatia_env.inputs import image_shape, to_numpy
 from spatia_env.tasks import Scene, Task, make_task
 from spatia_env.trail import Trail
 
@@ -60,12 +60,12 @@ class WorldEnv(gym.Env[Any, Any]):
         self.render_mode = render_mode
         self.max_steps = max_steps
         self.obstacles, self.body_radius = obstacles, float(body_radius)
-        self.image_size = int(world.config.image_size)
+        self.image_shape = image_shape(world.config)
         self.frames_per_clip = int(world.config.frames_per_clip)
         self.motion = motion(self.frames_per_clip, *limits)
         self.action_space = self.motion.space
         self.task: Task | None = make_task(task)
-        image = spaces.Box(0, 255, (self.image_size, self.image_size, 3), np.uint8)
+        image = spaces.Box(0, 255, (*self.image_shape, 3), np.uint8)
         self.observation_space = image if self.task is None else self.task.observation_space(image)
         self.timing: dict[str, float] = {}
         self._episode: Episode | None = None
@@ -184,6 +184,11 @@ class WorldEnv(gym.Env[Any, Any]):
         state = self._episode.task if self._episode is not None else None
         return str((state or {}).get("instruction") or ("" if self.task is None else self.task.name.replace("-", " ")))
 
+    @property
+    def _max_episode_steps(self) -> int | None:
+        """What LeRobot's evaluation asks every env for."""
+        return self.max_steps
+
     def overview(self, size: int = 384) -> np.ndarray:
         """Top view of the memory with the path walked, (size, size, 3) uint8."""
         import torch
@@ -218,7 +223,7 @@ class WorldEnv(gym.Env[Any, Any]):
         episode = self._current_episode("save")
         header = {
             "env": type(self).__name__,
-            "image_size": self.image_size,
+            "image_shape": list(self.image_shape),
             "steps": episode.steps,
             "ended": episode.ended,
             "random_state": self.np_random.bit_generator.state,
@@ -339,10 +344,10 @@ class WorldEnv(gym.Env[Any, Any]):
 
     def _check_fits(self, state: Any) -> None:
         size = tuple(state.frames.shape[1:3])
-        if size != (self.image_size, self.image_size):
+        if size != self.image_shape:
             raise ValueError(
-                f"that world has frames of {size[1]} x {size[0]} pixels, this env's model makes {self.image_size}: "
-                "use the model it was made with"
+                f"that world has frames of {size[1]} x {size[0]} pixels, this env's model makes "
+                f"{self.image_shape[1]} x {self.image_shape[0]}: use the model it was made with"
             )
 
     def _name_unknown_words(self, text: str) -> None:

@@ -76,7 +76,7 @@ class SpatiaEnv(WorldEnv):
              max_translation=0.5, max_rotation=0.5236, device="auto", memory=True, obstacles=None, body_radius=0.2)
     ```
     * `image`: path, PIL image or array of any size (RGB, grey, RGBA, EXIF-rotated); None for a bundled sample.
-      Its centre is cropped to a square and scaled. Or a function ``image(np_random) -> picture``, called at every reset.
+      Its centre is cropped to the model's shape and scaled. Or a function ``image(np_random) -> picture``, called at every reset.
     * `prompt`: a sentence about the place.
     * `model`: a name, a folder of weights, or a `WorldModel` (shared as it is). Several envs share one copy of the weights.
     * `task`, `max_steps`: as above.
@@ -135,12 +135,12 @@ class SpatiaEnv(WorldEnv):
 
     def _take(self, image: Any, prompt: str, memory: bool) -> None:
         self._with_memory = check_flag(memory, "memory")
-        self._image: np.ndarray | Callable[..., Any] = image if callable(image) else load_image(image, self.image_size)
+        self._image: np.ndarray | Callable[..., Any] = image if callable(image) else load_image(image, self.image_shape)
         self._prompt = check_text(prompt, MAX_PROMPT, "prompt")
 
     def _read_options(self, options: dict[str, Any] | None) -> dict[str, Any]:
         options = check_options(options, self.reset_options)
-        image = load_image(options["image"], self.image_size) if "image" in options else self._image
+        image = load_image(options["image"], self.image_shape) if "image" in options else self._image
         prompt = check_text(options["prompt"], MAX_PROMPT, "prompt") if "prompt" in options else self._prompt
         return {"image": image, "prompt": prompt}
 
@@ -150,7 +150,7 @@ class SpatiaEnv(WorldEnv):
         self._name_unknown_words(start["prompt"])
         image = start["image"]
         if callable(image):
-            image = load_image(image(self.np_random), self.image_size)
+            image = load_image(image(self.np_random), self.image_shape)
         return self.world.begin(torch.from_numpy(image), prompt=start["prompt"], seed=seed)
 
     def _advance(self, state: Any, plan: Plan) -> tuple[Any, Clip]:

@@ -1,4 +1,4 @@
-"""The door for pictures: whatever a person has becomes a square uint8 RGB array of the model's size."""
+"""The door for pictures: whatever a person has becomes a uint8 RGB array of the model's size."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ MAX_PIXELS = 100_000_000  # a decompression bomb stays unopened
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
-def load_image(image: Any, size: int) -> np.ndarray:
-    """Read a picture, crop its centre to a square and scale it.
+def load_image(image: Any, size: int | tuple[int, int]) -> np.ndarray:
+    """Read a picture, crop its centre to the model's shape and scale it.
 
     Args:
         image: a path; a PIL image; an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4), uint8 in 0..255 or float in 0..1;
             None for the bundled sample. Transparency is laid on white, EXIF rotation is applied.
-        size: side of the result in pixels.
+        size: of the result in pixels: the side of a square, or (height, width).
 
     Returns:
-        (size, size, 3) uint8 RGB.
+        (size, size, 3) or (height, width, 3) uint8 RGB.
 
     Raises:
         ValueError: the picture is missing, unreadable, too small, too large or of a kind not listed; says how to mend it.
     """
-    from spatia_model.geometry.pictures import middle_square
+    from spatia_model.geometry.pictures import middle_part
 
-    return np.asarray(middle_square(open_image(image), size), dtype=np.uint8).copy()
+    return np.asarray(middle_part(open_image(image), size), dtype=np.uint8).copy()
 
 
 def open_image(image: Any) -> Image.Image:

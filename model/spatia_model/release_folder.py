@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -181,8 +182,6 @@ def _embedded() -> Perceiver:
 def _large(wanted: Mapping[str, Any] | str, device: str) -> Perceiver:
     from spatia_model.perception.registry import build_perceiver, perception_config
 
-    config = perception_config(wanted or "today")
+    config = perception_config(wanted)
     # The loop hands over just the frames that enter the map: all of them are looked at.
-    from dataclasses import replace
-
     return build_perceiver(replace(config, reconstruction_rate=config.frame_rate), device)

@@ -20,6 +20,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--dtype", choices=("bfloat16", "float16", "float32"), default="bfloat16", help="of the weights (default: %(default)s)"
     )
     parser.add_argument("--preset", choices=("release", "paper"), default="release", help="the loop's numbers (default: %(default)s)")
+    parser.add_argument(
+        "--perception",
+        choices=("today", "release", "paper", "embedded"),
+        default="today",
+        help="what perceives: MapAnything with Qwen3-VL and SAM 3, alone, or with Keye-VL-1.5 and ReferDINO; or the small network of "
+        "spatia-mini, which needs no download (default: %(default)s)",
+    )
     parser.add_argument("--architecture", metavar="JSON", help="sizes of a checkpoint of this family that isn't the released one")
     parser.add_argument("--control-file", metavar="NAME", default=None, help="name of the control file (default: step-8500.safetensors)")
     parser.add_argument("--lora-file", metavar="NAME", default=None, help="name of the LoRA file (default: lora_weights_10000.safetensors)")
@@ -77,6 +84,7 @@ def _convert(args: argparse.Namespace) -> int:
         Architecture.read(args.architecture),
         args.dtype,
         preset(args.preset),
+        args.perception,
         control_file=args.control_file or sources.CONTROL_FILE,
         lora_file=args.lora_file or sources.LORA_FILE,
     )

@@ -69,7 +69,7 @@ def convert(plan: Plan, out: str | Path, progress: Progress | None = None) -> di
         "format": FORMAT,
         "tier": "release",
         "world": asdict(plan.world),
-        "perception": dict(plan.perception),
+        "perception": plan.perception,
         "files": {name: {k: v for k, v in note.items() if k != "stamp"} for name, note in done.items()},
     }
     _write_json(folder / DESCRIPTION, described)

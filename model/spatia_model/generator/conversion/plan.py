@@ -50,7 +50,7 @@ class Plan:
 
     outputs: tuple[Output, ...]
     world: ReleaseConfig
-    perception: Mapping[str, Any]
+    perception: Mapping[str, Any] | str
 
     @property
     def size(self) -> int:
@@ -63,7 +63,7 @@ def plan(
     architecture: Architecture | None = None,
     dtype: str = "bfloat16",
     world: ReleaseConfig = RELEASE,
-    perception: Mapping[str, Any] | None = None,
+    perception: Mapping[str, Any] | str = "today",
     control_file: str = sources.CONTROL_FILE,
     lora_file: str = sources.LORA_FILE,
     shard: int = SHARD,
@@ -76,7 +76,7 @@ def plan(
         architecture: the networks' sizes; None: the released.
         dtype: of the stored weights. Norms and modulation of the denoiser stay float32 where the source has that.
         world: the loop's numbers, kept in `spatia.json`.
-        perception: what perceives, kept in `spatia.json`; None: MapAnything, Qwen3-VL and SAM 3.
+        perception: what perceives, kept in `spatia.json`: a preset's name or a config of `perception.registry`, or "embedded".
 
     Raises:
         CheckpointError: a file is missing or damaged, a tensor missing, extra or misshapen; it is named.
@@ -96,7 +96,7 @@ def plan(
         _json_output("scheduler/scheduler_config.json", _scheduler(world)),
         *_lora(architecture, lora),
     ]
-    return Plan(tuple(outputs), world, dict(perception or {}))
+    return Plan(tuple(outputs), world, perception if isinstance(perception, str) else dict(perception))
 
 
 # -- the parts ------------------------------------------------------------------------------------------------------
