@@ -43,6 +43,7 @@ NUMBERS = 6 + 1 + 1 + MOTIONS  # goal, coverage, pitch, last motion
 TASKS = {"reach-view": {"name": "reach-view", "observe": "info"}, "explore": "explore"}
 LONGEST = {"reach-view": 20, "explore": 32}  # steps of an episode
 PICTURES = 1000  # training worlds to begin in: seeds 0..999
+ROLLOUT = 32  # steps of each world between two updates
 EVALUATED = 2_000_000  # first of the worlds to evaluate in
 
 
@@ -246,7 +247,7 @@ def train(
         envs,
         seed=seed + log["steps"],
         device="cpu",
-        n_steps=32,
+        n_steps=ROLLOUT,
         batch_size=64,
         n_epochs=8,
         learning_rate=1e-3,
@@ -262,28 +263,22 @@ def train(
         for name, part in parts.items():
             part.load_state_dict({key.partition(".")[2]: value for key, value in tensors.items() if key.startswith(name + ".")})
     before, started = dict(log), time.monotonic()
-
-    def after_rollout(values: dict[str, Any], _: Any) -> bool:
-        """Once per step of all worlds; writes after every update's worth of them."""
-        done = before["steps"] + learner.num_timesteps
-        log["seconds"] = before["seconds"] + time.monotonic() - started
-        if learner.num_timesteps % (32 * num_envs) == 0:
-            recent = list(envs.finished)
-            envs.finished.clear()
-            point = {"steps": done, "seconds": round(log["seconds"], 1), "episodes": len(recent)}
-            point |= {key: round(float(np.mean([each[key] for each in recent])), 4) if recent else None for key in ("return", "success")}
-            log["steps"] = done
-            log["curve"].append(point)
-            write_policy(out / "policy.safetensors", parts, {"env": env, "task": task, "seed": seed, "steps": done})
-            write_json(out / "curve.json", log)
-            print(
-                f"ppo {task} seed {seed}: {done}/{steps} steps, {log['seconds']:.0f} s, return {point['return']}",
-                file=sys.stderr,
-                flush=True,
-            )
-        return done < steps and log["seconds"] < 60 * minutes
-
-    learner.learn(10**9, callback=after_rollout)
+    while log["steps"] < steps and log["seconds"] < 60 * minutes:
+        learner.learn(ROLLOUT * num_envs, reset_num_timesteps=False)  # one rollout and one update; the worlds go on
+        recent = list(envs.finished)
+        envs.finished.clear()
+        log["steps"] = before["steps"] + learner.num_timesteps
+        log["seconds"] = round(before["seconds"] + time.monotonic() - started, 1)
+        point = {"steps": log["steps"], "seconds": log["seconds"], "episodes": len(recent)}
+        point |= {key: round(float(np.mean([each[key] for each in recent])), 4) if recent else None for key in ("return", "success")}
+        log["curve"].append(point)
+        write_policy(out / "policy.safetensors", parts, {"env": env, "task": task, "seed": seed, "steps": log["steps"]})
+        write_json(out / "curve.json", log)
+        print(
+            f"ppo {task} seed {seed}: {log['steps']}/{steps} steps, {log['seconds']:.0f} s, return {point['return']}",
+            file=sys.stderr,
+            flush=True,
+        )
     envs.close()
     return log
 

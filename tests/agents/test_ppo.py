@@ -96,6 +96,7 @@ def test_senses_tell_where_the_goal_is(ppo):
     assert ppo.senses({"frames": frame, "poses": pose[None], "coverage": 0.0}, None)["numbers"][[0, 8]].tolist() == [0, 0]
 
 
+@pytest.mark.slow
 def test_the_recipe_learns_to_reach_a_goal(ppo, tmp_path, monkeypatch):
     """Where pictures cost nothing: the goal's place alone is enough, and a third of the steps must already show it."""
     from dataclasses import replace
