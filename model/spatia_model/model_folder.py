@@ -116,7 +116,8 @@ def load_mini(folder: Path, device: str = "cpu") -> tuple[ClipGenerator, Compact
     for name, part in zip(FILES, parts, strict=True):
         load_weights(part, folder / name)
         part.to(device).eval().requires_grad_(False)
-    for convolutional in (vae, perception, refiner):
+    detail = [transformer.detail] if transformer.config.detail_width else []
+    for convolutional in (vae, perception, refiner, *detail):
         convolutional.to(convolution_dtype(device))
     return ClipGenerator(vae, transformer, text, options, refiner), perception, config
 

@@ -38,14 +38,25 @@ class DetailHead(nn.Module):
             nn.init.zeros_(conv.weight)  # type: ignore[arg-type]
 
     def forward(
-        self, noised: torch.Tensor, prediction: torch.Tensor, control: torch.Tensor, features: torch.Tensor, noise: torch.Tensor
+        self,
+        noised: torch.Tensor,
+        prediction: torch.Tensor,
+        first_before: torch.Tensor,
+        control: torch.Tensor,
+        features: torch.Tensor,
+        noise: torch.Tensor,
     ) -> torch.Tensor:
-        """All (B, channels, F, h, w); noise (B, F) in 0..1. Returns the corrected prediction.
+        """The corrected prediction (B, C, F, h, w).
 
-        Every frame also sees what is predicted for the frame before it, else details would be drawn anew in each.
+        Every frame also sees what the trunk predicts for the frame before it, else details would be drawn anew in each.
+
+        Args:
+            noised, prediction, control, features: (B, channels, F, h, w).
+            first_before: (B, C, 1, h, w), the trunk's prediction of the frame before the first of these.
+            noise: (B, F) in 0..1.
         """
         b, _, f, h, w = prediction.shape
-        before = torch.cat([prediction[:, :, :1], prediction[:, :, :-1]], 2)
+        before = torch.cat([first_before, prediction[:, :, :-1]], 2)
         level = noise[:, None, :, None, None].expand(b, 1, f, h, w)
         parts = [part.to(prediction.dtype) for part in (noised, prediction, before, control, features, level)]
         x = torch.cat(parts, 1).transpose(1, 2).flatten(0, 1).to(self.stem.weight.dtype)

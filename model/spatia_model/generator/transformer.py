@@ -73,7 +73,7 @@ class SpatiaTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, FromOriginalM
         output_gates: the head also predicts, for every latent pixel, what share of the noised latents and of the carried control
             goes into the prediction. A token holds fewer numbers than its patch, so without such a way past the trunk
             the detail of nearly clean latents is lost in it. Starts at no latents and all of the control.
-        detail_width: of the convolutions that correct the prediction at latent resolution (`DetailHead`); 0: none.
+        detail_width: of the convolutions that correct the prediction of noisy frames at latent resolution (`DetailHead`); 0: none.
         prediction: "velocity" or "sample": what the output means. The sampler reads it; the network doesn't.
     """
 
@@ -380,9 +380,16 @@ class SpatiaTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, FromOriginalM
                 control_latents = features.new_zeros(batch, self.config.vace_in_channels, *volume)
             if timestep.ndim < 2:  # one per sample: the first frame is clean
                 timestep = torch.cat([timestep.new_zeros(batch, 1), timestep.reshape(-1, 1).expand(batch, frames - 1)], 1)
-            noise = (timestep.to(latents.device).float() / 1000).expand(batch, frames)[:, first:]
-            target = self.detail(latents[:, :, first:], prediction[:, :, first:], control_latents, features, noise)
-            prediction = torch.cat([prediction[:, :, :first], target], dim=2)
+            noise = (timestep.to(latents.device).float() / 1000).expand(batch, frames)
+            noisy = (noise.amax(0) > 0).nonzero()
+            start = max(first, int(noisy[0])) if len(noisy) else frames  # clean frames are given, nobody reads their prediction
+            if start < frames:
+                before = prediction[:, :, max(start - 1, first) : max(start, first + 1)]
+                target = self.detail(
+                    latents[:, :, start:], prediction[:, :, start:], before, control_latents[:, :, start - first :],
+                    features[:, :, start - first :], noise[:, start:],
+                )  # fmt: skip
+                prediction = torch.cat([prediction[:, :, :start], target], dim=2)
         return prediction.to(latents.dtype)
 
     @staticmethod
