@@ -280,6 +280,8 @@ class BatchedWorlds:
     def step(self, actions: dict[int, Any]) -> dict[int, Step]:
         if not actions:
             return {}
+        if idle := [slot for slot in range(self.count) if slot not in actions]:
+            self.envs.rest(idle)  # type: ignore[attr-defined]
         space = self.envs.single_action_space
         each = [actions.get(slot, self._idle_action) for slot in range(self.count)]
         batch = concatenate(space, each, create_empty_array(space, n=self.count, fn=np.zeros))
@@ -397,15 +399,18 @@ def as_action(space: spaces.Space[Any], action: Any) -> Any:
         return {key: as_action(child, action[key]) for key, child in space.spaces.items()}
     if isinstance(space, spaces.Tuple) and isinstance(action, (tuple, list)) and len(action) == len(space.spaces):
         return tuple(as_action(child, value) for child, value in zip(space.spaces, action, strict=True))
-    cast = action
+    cast, is_element = action, True
+    arrays = (spaces.Box, spaces.MultiDiscrete, spaces.MultiBinary)
     try:
         if isinstance(space, spaces.Discrete) and np.ndim(action) == 0 and np.asarray(action).dtype.kind in "iu":
             cast = np.int64(action)
-        elif isinstance(space, (spaces.Box, spaces.MultiDiscrete, spaces.MultiBinary)) and np.asarray(action).dtype.kind in "iufb":
-            cast = np.asarray(action).astype(space.dtype)
+        elif isinstance(space, arrays):
+            cast = np.asarray(action)
+            is_element = cast.dtype.kind in "iufb"
+            cast = cast.astype(space.dtype) if is_element else cast
     except (TypeError, ValueError):  # a ragged list, a number out of range
-        pass
-    if not space.contains(cast):
+        is_element = False
+    if not is_element or not space.contains(cast):
         given = repr(action)
         raise ValueError(f"the agent returned {given if len(given) <= 200 else given[:197] + '...'}; an action is an element of {space}")
     return cast

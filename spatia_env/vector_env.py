@@ -177,6 +177,14 @@ class SpatiaVectorEnv(VectorEnv[Any, Any, np.ndarray]):
         self.timing = {"step": perf_counter() - start_time}
         return self._batch(), rewards, *flags, infos
 
+    def rest(self, worlds: Sequence[int]) -> None:
+        """Let worlds rest as if their episodes had been truncated: they cost nothing until `reset_mask` wakes them. Mode DISABLED only."""
+        if self.autoreset_mode is not AutoresetMode.DISABLED:
+            raise ValueError(f"rest() is for the autoreset mode DISABLED, this vector env has {self.autoreset_mode.value}")
+        ended = self._terminated | self._truncated
+        for number in worlds:
+            self._truncated[number] |= not ended[number]
+
     def render(self) -> tuple[Any, ...]:
         """What every world renders."""
         return tuple(env.render() for env in self.envs)

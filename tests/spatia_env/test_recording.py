@@ -274,7 +274,10 @@ def contents(folder: Path) -> dict[str, Any]:
         "rows": rows,
         "episodes": [{key: row[key] for key in kept} for row in episodes],
         "pictures": np.concatenate(pictures).tobytes(),
-        "stats": {key: {name: np.round(np.asarray(value, float), 9).tolist() for name, value in found.items()} for key, found in stats_of(folder).items()},
+        "stats": {
+            key: {name: np.round(np.asarray(value, float), 9).tolist() for name, value in found.items()}
+            for key, found in stats_of(folder).items()
+        },
     }
 
 
