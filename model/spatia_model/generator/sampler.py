@@ -125,6 +125,7 @@ def denoise(
     generator: Generators | None = None,
     progress: Progress | None = None,
     observe: Observer | None = None,
+    stop: int | None = None,
 ) -> torch.Tensor:
     """Latents (B, C, F, H, W) from noise of that shape; the first K frames come back as the known ones.
 
@@ -142,6 +143,7 @@ def denoise(
         generator: CPU generator, or one per sample.
         progress: called after each step with (steps done, steps).
         observe: called after each step with (steps done, latents with the references in front).
+        stop: return what there is after so many of the steps, still noisy; None: all of them.
     """
     if noise.ndim != 5:
         raise ValueError(f"noise {tuple(noise.shape)}: give (B, C, F, H, W)")
@@ -158,11 +160,14 @@ def denoise(
     if not 0.0 <= renoise <= 1.0 or (renoise and (solver != "euler" or generator is None)):
         raise ValueError(f"renoise {renoise}: give 0 to 1, with solver 'euler' and a `generator` when above 0")
 
+    if stop is not None and not 1 <= stop <= steps:
+        raise ValueError(f"stop {stop}: give 1 to {steps}, the number of steps, or None")
+
     scheduler = unipc_schedule(steps, shift, prediction) if solver == "unipc" else None
     sigmas = euler_sigmas(steps, shift).tolist() if scheduler is None else []
     clean = torch.cat([references, known], dim=2)
     x = torch.cat([clean, noise[:, :, known.shape[2] :]], dim=2)
-    for step in range(steps):
+    for step in range(stop or steps):
         time = float(scheduler.timesteps[step]) if scheduler is not None else TIMESTEPS * sigmas[step]
         times = torch.full((x.shape[0], x.shape[2]), time, dtype=torch.float32, device=x.device)
         times[:, :start] = 0

@@ -80,8 +80,9 @@ def latents(out: Path, args: argparse.Namespace) -> None:
 
 def denoiser(out: Path, args: argparse.Namespace) -> None:
     stage = denoiser_stage(out, int(_numbers(args.batch, "batch").get("denoiser", 16)))
-    config = LoopConfig(steps=8000, lr=1e-3, warmup=200, validate_every=1000)
-    fit(stage, loop_config(args, "denoiser", config), out, args.device)
+    config = loop_config(args, "denoiser", LoopConfig(steps=8000, lr=1e-3, warmup=200, validate_every=1000))
+    stage.own_from = config.steps // 2
+    fit(stage, config, out, args.device)
 
 
 def denoiser_stage(out: Path, batch: int = 16) -> DenoiserStage:

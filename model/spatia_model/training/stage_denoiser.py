@@ -48,7 +48,12 @@ class Generator(nn.Module):
 
 
 class DenoiserStage:
-    """Clean-sample prediction with conditions dropped at random; weights favour movers and what the memory lacks."""
+    """Clean-sample prediction with conditions dropped at random; weights favour movers and what the memory lacks.
+
+    From step `own_from` on (None: never) a share `own` of the batches are not true latents with noise but what the sampler itself makes of noise in
+    its first steps. With a few large steps the two differ: the sampler's half-way latents are smoother than true ones, and a model that
+    has only seen the latter takes the noise in them for texture.
+    """
 
     name = "denoiser"
 
@@ -64,11 +69,14 @@ class DenoiserStage:
         drop_text: float = 0.1,
         drop_memory: float = 0.08,
         history_noise: float = 0.08,
+        own: float = 0.5,
+        own_from: int | None = None,
     ):
         self.mini = mini or MiniConfig()
         self.model = Generator(transformer or MINI_TRANSFORMER, CompactTextConfig(vocabulary))
         self.latents, self.validation, self.vae, self.batch = latents, validation, vae.eval(), batch
         self.drop_text, self.drop_memory, self.history_noise = drop_text, drop_memory, history_noise
+        self.own, self.own_from = own, own_from
         self.known = 1 + (self.mini.history_frames - 1) // vae.temporal_factor
         with torch.inference_mode():  # control when there is no memory: black frames, nothing covered
             black = torch.zeros(1, self.mini.window, self.mini.image_size, self.mini.image_size, 3, dtype=torch.uint8)
@@ -103,15 +111,25 @@ class DenoiserStage:
         sigma = torch.sigmoid(torch.randn(b, generator=generator) * 1.2 + 0.4).clamp(0.005, 1)
         first = torch.rand(b, generator=generator) < 0.12  # the first step of a few counts most
         sigma = torch.where(first, torch.ones(()), sigma).to(device)
+        taken = self._steps_taken(rng, step)
+        if taken:
+            sigma = torch.full_like(sigma, 1 - taken / self.mini.steps)
         s = sigma.view(-1, 1, 1, 1, 1)
-        noised = (1 - s) * data + s * torch.randn(data.shape, generator=generator).to(device)
+        noise = torch.randn(data.shape, generator=generator).to(device)
+        noised = (1 - s) * data + s * noise
         level = self.history_noise * torch.rand(b, 1, 1, 1, 1, generator=generator).to(device)
         past = data[:, :, : self.known]
-        noised[:, :, : self.known] = past + level * torch.randn(past.shape, generator=generator).to(device)
+        past = past + level * torch.randn(past.shape, generator=generator).to(device)
+        noised[:, :, : self.known] = past
         x = torch.cat([refs, noised], 2)
         times = torch.zeros(b, x.shape[2], device=device)
         times[:, references + self.known :] = 1000 * sigma[:, None]
         context = self.model.text.encode(texts)
+        if taken:
+            with torch.no_grad():
+                some = refs if references else None
+                halfway = sample_window(self.model.transformer, noise, past, some, context, batch["control"], self.mini.steps, stop=taken)
+            x = torch.cat([refs, halfway], 2)
         with sdpa_kernel(SDPBackend.MATH):  # the fused kernel's backward is slower at these few tokens
             out = self.model.transformer(x, times, context, batch["control"], references).float()
         error = (out - x_target(refs, data))[:, :, references + self.known :].square().mean(1)  # (B, F, h, w)
@@ -120,6 +138,12 @@ class DenoiserStage:
         covered = batch["uncovered"][:, self.known :] < 64
         figures = {"mse_covered": float(error.detach()[covered].mean()), "mse_uncovered": float(error.detach()[~covered].mean())}
         return (error * weight).mean(), {k: v for k, v in figures.items() if np.isfinite(v)}
+
+    def _steps_taken(self, rng: np.random.Generator, step: int) -> int:
+        """How many sampler steps come before the one that this batch trains; 0: noised true latents."""
+        if self.own_from is None or step < self.own_from or self.mini.steps < 2 or rng.random() >= self.own:
+            return 0
+        return int(rng.integers(1, self.mini.steps))
 
     @torch.no_grad()
     def generate(self, walk: Walk, clip: int, steps: int, seed: int = 0) -> tuple[torch.Tensor, ...]:

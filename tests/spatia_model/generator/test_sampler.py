@@ -228,3 +228,20 @@ def test_training_times():
         flow.sample_times(2, generator, "normal")
     with pytest.raises(ValueError, match="shift"):
         flow.sample_times(2, generator, shift=-1.0)
+
+
+def test_stopping_early_gives_the_state_at_that_step():
+    noise = torch.randn(1, 2, 3, 2, 2, generator=torch.Generator().manual_seed(SEED))
+    states = []
+    options = {"steps": 4, "shift": 1.0, "solver": "euler", "prediction": "sample"}
+
+    def model(x, times):
+        return 0.3 * x + times.mean() / 1000
+
+    whole = denoise(model, noise, observe=lambda step, x: states.append(x), **options)
+    for stop in range(1, 5):
+        assert torch.equal(denoise(model, noise, stop=stop, **options), states[stop - 1])
+    assert torch.equal(whole, states[-1])
+    for stop in (0, 5):
+        with pytest.raises(ValueError, match="stop"):
+            denoise(model, noise, stop=stop, **options)

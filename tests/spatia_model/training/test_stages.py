@@ -269,6 +269,36 @@ def test_known_frames_are_clean_and_targets_are_noised_by_their_time(run):
     assert counts == {0, 1, 2, 3}
 
 
+def test_own_states_are_what_the_sampler_makes_of_noise(run):
+    """The state trained on equals Euler steps written out, from the noise and the answers that the model gave on the way."""
+    stage = denoiser_stage(run, own=1.0, own_from=5, history_noise=0.0)
+    randomise(stage.model)
+    steps, model = stage.mini.steps, stage.model.transformer
+    seen = []
+    model.register_forward_hook(
+        lambda module, args, kwargs, out: seen.append((args[0], args[1], out, torch.is_grad_enabled())), with_kwargs=True
+    )
+    stage.loss(*draw(4))
+    assert len(seen) == 1  # not yet
+    taken = set()
+    for step in range(5, 12):
+        seen.clear()
+        _, _, references = stage._draw(draw(step)[0])
+        loss, _ = stage.loss(*draw(step))
+        start, count = references + stage.known, len(seen) - 1
+        taken.add(count)
+        assert [enabled for *_, enabled in seen] == [False] * count + [True] and loss.requires_grad
+        noise = x = seen[0][0][:, :, start:]
+        assert 0.8 < noise.std() < 1.2
+        for i, (state, times, out, _) in enumerate(seen):
+            torch.testing.assert_close(state[:, :, start:], x, atol=1e-5, rtol=1e-5)
+            sigma, following = 1 - i / steps, 1 - (i + 1) / steps
+            assert times[:, start:].unique().tolist() == pytest.approx([1000 * sigma]) and times[:, :start].abs().max() == 0
+            clean = out[:, :, start:].detach()
+            x = (1 - following) * clean + following * (x - (1 - sigma) * clean) / sigma
+    assert taken == set(range(1, steps))
+
+
 def test_a_perfect_denoiser_has_no_loss(run):
     stage = denoiser_stage(run)
     drawn, batches = stage._draw, []
