@@ -36,7 +36,9 @@ PACKAGES: dict[str, Package] = {
     "transformers": Package(
         "transformers", "transformers", "text encoder of the 5B, Qwen3-VL, SAM 3", 'pip install "transformers>=5.0" accelerate'
     ),
-    "accelerate": Package("accelerate", "accelerate", "offloading the 5B to the CPU", "pip install accelerate"),
+    "accelerate": Package("accelerate", "accelerate", "loading and offloading large models", "pip install accelerate"),
+    "torchao": Package("torchao", "torchao", "the 5B in 8 or 4 bits", "pip install torchao"),
+    "kernels": Package("kernels", "kernels", "cleaner masks of SAM 3 on a GPU", "pip install kernels"),
     "mapanything": Package(
         "mapanything",
         "mapanything",
@@ -87,7 +89,7 @@ WEIGHTS: dict[str, Weights] = {
     "spatia": Weights(
         "Jinjing713/Spatia",
         "Spatia's control blocks and LoRA",
-        3.2,
+        2.9,
         "CC-BY-SA-4.0",
         ("step-8500.safetensors", "lora_weights_10000.safetensors"),
     ),
