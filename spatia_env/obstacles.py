@@ -28,8 +28,8 @@ class Solid(Protocol):
     """What a body bumps into."""
 
     def hit(self, position: np.ndarray, start: np.ndarray) -> np.ndarray | None:
-        """Whether a body at `position` (3,) that stood at `start` is too near to something: the direction (3,) away from it (unit
-        length), or None when the place is free."""
+        """None when a body that stood at `start` (3,) may be at `position` (3,); else the level direction (3,) away from what is there,
+        of unit length, or zeros where there is none."""
         ...
 
 
@@ -77,6 +77,11 @@ def _moved(stand: np.ndarray, move: np.ndarray, start: np.ndarray, solid: Solid,
         return stand + move, False
     if mode == "block":
         return stand, True
+    level = move * (1.0, 0.0, 1.0)
+    if move[1] and level.any():  # along a floor or a ceiling
+        move, away = level, solid.hit(stand + level, start)
+        if away is None:
+            return stand + move, True
     for _ in range(2):  # along one wall, then along both of a corner
         move = move - min(0.0, float(move @ away)) * away
         if float(np.linalg.norm(move)) < 1e-4:
@@ -124,8 +129,7 @@ class MemoryObstacles:
         if not touched:
             return None
         length = float(np.linalg.norm(push))
-        # Something all around is no wall but a floor or ceiling that the body would sink into.
-        return push / length if length > 0.1 * self.radius else np.array([0.0, np.sign(start[1] - position[1]), 0.0])
+        return push / length if length > 1e-9 else push
 
     def _layers(self, position: np.ndarray) -> list[tuple[float, np.ndarray]]:
         """For every layer of the body: metres (level) to what is there, and the level direction away from it."""
@@ -144,8 +148,9 @@ class MemoryObstacles:
             if last >= len(rows):
                 found.append((np.inf, np.zeros(3)))
                 continue
+            depth = self.weight[rows] * np.maximum(self.radius - distance[rows], 0.0)  # of every point in the body
             away = np.zeros(3)
-            away[[0, 2]] = level[rows[: last + 1]].mean(0)
+            away[[0, 2]] = (depth[:, None] * level[rows]).sum(0)
             length = float(np.linalg.norm(away))
             found.append((float(distance[rows[last]]), away / length if length > 1e-9 else away))
         return found
