@@ -114,6 +114,7 @@ def fit(stage: Stage, recipe: Recipe, out: Path, cpu: bool = False) -> dict[str,
             waited = time.perf_counter()
             batch = to_device(next(batches), accelerator.device)
             log.waited += time.perf_counter() - waited
+            accelerator.sync_gradients = last  # DeepSpeed and the optimiser's wrapper ask for it
             with nullcontext() if last else accelerator.no_sync(module):
                 with accelerator.autocast():
                     loss, parts = module(batch)
@@ -134,7 +135,7 @@ def fit(stage: Stage, recipe: Recipe, out: Path, cpu: bool = False) -> dict[str,
         if step % recipe.checkpoint_steps == 0 or step == recipe.steps:
             checkpoints.save(step, required=step == recipe.steps)
     with ema.applied(parameters):
-        _export(accelerator, stage, module, recipe, out)
+        _export(accelerator, stage, module, names, recipe, out)
     accelerator.end_training()
     return {"step": step, **figures}
 
@@ -247,7 +248,7 @@ def _validate(
     return figures
 
 
-def _export(accelerator: Any, stage: Stage, module: nn.Module, recipe: Recipe, out: Path) -> None:
+def _export(accelerator: Any, stage: Stage, module: nn.Module, names: list[str], recipe: Recipe, out: Path) -> None:
     """The averaged weights for use. Sharded weights are gathered first."""
     kind = str(accelerator.distributed_type)
     if kind.endswith(("FSDP", "DEEPSPEED")):
@@ -256,7 +257,8 @@ def _export(accelerator: Any, stage: Stage, module: nn.Module, recipe: Recipe, o
             from safetensors.torch import save_file
 
             (out / "model").mkdir(parents=True, exist_ok=True)
-            save_file({k: v.detach().cpu().contiguous() for k, v in state.items()}, out / "model" / "gathered.safetensors")
+            found = {name.removeprefix("module."): value for name, value in state.items()}
+            save_file({name: found[name].detach().cpu().contiguous() for name in names}, out / "model" / "weights.safetensors")
             recipes.write(recipe, out / "model" / "recipe.json")
         return
     if accelerator.is_main_process:

@@ -126,7 +126,8 @@ class FlowModule(nn.Module):
     def forward(self, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         error, sigma = self.errors(batch)  # (B, F, h, w), (B,)
         target = self._targets(batch)  # (B, F) bool
-        weight = 1 + self.recipe.moving_weight * batch["moving"] / 255 + self.recipe.uncovered_weight * batch["uncovered"] / 255
+        moving, uncovered = (batch[name].float() / 255 for name in ("moving", "uncovered"))
+        weight = 1 + self.recipe.moving_weight * moving + self.recipe.uncovered_weight * uncovered
         weight = weight * target[:, :, None, None]
         pixels = error.shape[2] * error.shape[3]
         each = (error * weight).sum((1, 2, 3)) / (target.sum(1).clamp(min=1) * pixels)
@@ -143,7 +144,7 @@ class FlowModule(nn.Module):
         times = torch.where(known, torch.zeros_like(frame_time), timestep(t)[:, None])  # history counts as clean, little noise or not
         references = batch["references"].float()
         count = references.shape[2]
-        control = torch.cat([batch["projection"], batch["holes"]], 1).float()
+        control = torch.cat([batch["projection"].float(), batch["holes"].float()], 1)  # widened first: autocast joins no float16
         context = batch["context"].float() if self.text is None else self.text.encode(batch["texts"])  # type: ignore[operator]
         out = self.transformer(
             torch.cat([references, noised], 2),

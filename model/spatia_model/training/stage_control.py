@@ -149,7 +149,7 @@ class ControlStage:
         transformer, sampler = self.parts.transformer, self.parts.sampler
         data, known = batch["latents"].float(), int(batch["known"][0])
         context = batch["context"].float() if self.parts.text is None else self.parts.text.encode(batch["texts"])  # type: ignore[operator]
-        control = torch.cat([batch["projection"], batch["holes"]], 1).float()
+        control = torch.cat([batch["projection"].float(), batch["holes"].float()], 1)
         references = batch["references"].float() if batch["references"].shape[2] else None
         lora = 1.0 if self.recipe.trainable == "lora" else 0.0
         conditions = transformer.prepare(context, control, batch["references"].shape[2], lora=lora)

@@ -274,7 +274,7 @@ def _scale(
         return 1.0, "given"
     distance = (poses[:, :3, 3] - poses[c, :3, 3]).norm(dim=1)
     order = distance.argsort()
-    some = [int(order[i]) for i in (len(order) // 4, len(order) // 2, 3 * len(order) // 4) if int(order[i]) != c]
+    some = [int(order[i]) for i in (len(order) // 2, 3 * len(order) // 4, len(order) - 1) if int(order[i]) != c]
     depth = torch.where((perception.dynamic[0] < 0.5) & (perception.confidence[0] > 0.2), perception.depth[0], torch.zeros(()))
     scale = find_scale(frames[c], depth, poses[c], frames[some], poses[some], tuple(intrinsics[c].tolist())) if some else None
     if scale is None:
