@@ -88,7 +88,8 @@ class _Column:
         rows = 1 if size >= 4096 else max(1, 4096 // max(1, size))
         options = {"compression": "gzip", "compression_opts": 1, "shuffle": True} if size >= _COMPRESS_ABOVE else {}
         chunks = (rows, *(max(1, side) for side in self.shape))
-        return self.group.create_dataset(path, (0, *self.shape), self.dtype, maxshape=(None, *self.shape), chunks=chunks, **options)
+        limits = (None, *(side or None for side in self.shape))  # HDF5 has no chunks of a side that can only be 0
+        return self.group.create_dataset(path, (0, *self.shape), self.dtype, maxshape=limits, chunks=chunks, **options)
 
     def add(self, leaf: str | np.ndarray) -> bool:
         """Append a value; False if it does not fit the column."""

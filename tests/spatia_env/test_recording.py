@@ -117,11 +117,23 @@ class Odd(gym.Env):
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
         self.count = 0
-        return self._see(0), {"distance": 0, "note": "begin", "nested": {"a": np.arange(3)}, "thing": object(), "ragged": np.zeros(1)}
+        return self._see(0), {
+            "distance": 0,
+            "note": "begin",
+            "nested": {"a": np.arange(3)},
+            "void": np.zeros((2, 0)),
+            "thing": object(),
+            "ragged": np.zeros(1),
+        }
 
     def step(self, action):
         self.count += 1
-        info = {"distance": 0.5 * self.count, "late": True, "nested": {"a": np.arange(3) + self.count, "b": -self.count}}
+        info = {
+            "distance": 0.5 * self.count,
+            "late": True,
+            "nested": {"a": np.arange(3) + self.count, "b": -self.count},
+            "void": np.zeros((2, 0)),
+        }
         return self._see(self.count), 1, False, self.count == 3, info | {"ragged": np.zeros(1 + self.count), "none": None}
 
 
@@ -148,6 +160,7 @@ def test_minari_with_odd_spaces_and_infos(tmp_path, load):
     assert [note.decode() for note in infos["note"]] == ["begin", "", "", ""]
     assert infos["nested"]["a"].tolist() == [[0, 1, 2], [1, 2, 3], [2, 3, 4], [3, 4, 5]]
     assert infos["nested"]["b"].tolist() == [-1, -1, -2, -3]
+    assert infos["void"].shape == (4, 2, 0)
     assert "thing" not in infos and "none" not in infos and infos["ragged"].shape == (4, 1)
 
 

@@ -26,6 +26,7 @@ pq = pytest.importorskip("pyarrow.parquet", reason="pyarrow (extra: rollouts) is
 
 ID = "tests.spatia_env.fast_env:FastWorld-v0"
 AGENTS = str(Path(__file__).with_name("fast_env.py"))
+ROOT_PATHS = f"{Path(__file__).parents[2]}:{Path(__file__).parents[2] / 'model'}"
 
 
 def contents(folder: Path) -> dict[str, str]:
@@ -461,3 +462,17 @@ def test_weights_are_told_by_their_checksums():
     assert found["config.json"] == hashlib.sha256((EMBEDDED / "spatia-mini" / "config.json").read_bytes()).hexdigest()
     assert len(found) > 1 and all(len(value) == 64 for value in found.values())
     assert _weights(EnvRequest("SpatiaTruth-v0")) == {}
+
+
+def test_the_examples_of_the_document_run(tmp_path, monkeypatch, capsys):
+    text = (Path(__file__).parents[2] / "docs" / "rollouts.md").read_text()
+    blocks = [block.partition("```")[0] for block in text.split("```python\n")[1:]]
+    (reading,) = (block for block in blocks if "minari.load_dataset" in block)
+    (recording,) = (block for block in blocks if "RecordEpisodes(" in block)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MINARI_DATASETS_PATH", "")
+    assert cli.main(command(tmp_path / "outputs" / "walks-v0", episodes=1)) == 0
+    exec(compile(reading, "reading", "exec"), {})
+    exec(compile(recording, "recording", "exec"), {})
+    dataset = minari.MinariDataset(tmp_path / "outputs" / "truth-v0" / "data")
+    assert dataset.total_episodes == 2 and dataset.total_steps == 6 and dataset.env_spec.id == "SpatiaTruth-v0"
