@@ -50,9 +50,9 @@ class Generator(nn.Module):
 class DenoiserStage:
     """Clean-sample prediction with conditions dropped at random; weights favour movers and what the memory lacks.
 
-    From step `own_from` on (None: never) a share `own` of the batches are not true latents with noise but what the sampler itself makes of noise in
-    its first steps. With a few large steps the two differ: the sampler's half-way latents are smoother than true ones, and a model that
-    has only seen the latter takes the noise in them for texture.
+    From step `own_from` on (None: never) a share `own` of the batches are not true latents with noise but what the sampler itself makes
+    of noise in its first steps. With a few large steps the two differ: the sampler's half-way latents are smoother than true ones, and a
+    model that has only seen the latter takes the noise in them for texture.
     """
 
     name = "denoiser"
