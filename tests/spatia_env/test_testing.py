@@ -247,3 +247,28 @@ def test_long_motions_are_split():
     actions = testing.adapter_for(env).actions(testing.motion(forward=1.2, yaw=30))
     assert len(actions) == 3 and all(env.action_space.contains(action) for action in actions)
     assert math.isclose(sum(float(action["camera"][2]) for action in actions) * 0.5, 1.2, rel_tol=1e-6)
+
+
+def test_the_example_of_the_document():
+    """Run as it stands."""
+    import re
+    from pathlib import Path
+
+    text = (Path(__file__).resolve().parents[2] / "docs" / "agents.md").read_text()
+    example = next(block for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "def test_" in block)
+    names: dict[str, Any] = {}
+    exec(example, names)  # noqa: S102
+    names["test_the_world_remembers"]()
+
+
+def test_the_document_tells_the_checks_and_their_thresholds():
+    import inspect
+    import re
+    from pathlib import Path
+
+    text = (Path(__file__).resolve().parents[2] / "docs" / "agents.md").read_text()
+    told = dict(re.findall(r"^\| `(\w+)` \| .* \| (.*) \|$", text, re.MULTILINE))
+    for name, check in testing.CHECKS.items():
+        given = inspect.signature(check).parameters
+        threshold = given["at_least" if "at_least" in given else "at_most"].default
+        assert told[name] == "equal" if threshold == 0 else f"{threshold:g}" in told[name], name
