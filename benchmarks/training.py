@@ -6,8 +6,8 @@
 with the real loader take turns, so that both see the same machine. MFU is the step's counted work over its time and the pace of a large
 matrix product on the same device.
 
-`count` runs one step of the 5B with fake tensors (shapes without memory): PyTorch's MemTracker gives the peak and its parts, and
-FlopCounterMode the work, recomputation included. Nothing is measured, so it needs no GPU; what kernels take beside is not in it.
+`count` runs one step of the 5B with fake tensors (shapes without memory) and adds up what is alive at once; FlopCounterMode counts the
+work, recomputation included. Nothing is measured, so it needs no GPU; what kernels and the allocator take beside is not in it.
 """
 
 from __future__ import annotations
@@ -17,10 +17,14 @@ import json
 import statistics
 import tempfile
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+from torch.utils.weak import WeakIdKeyDictionary
 
 from spatia_model.data.schema import Clip, write_shard
 from spatia_model.training import models
@@ -150,7 +154,6 @@ def matmul_pace(device: str, side: int = 1024) -> float:
 def count(args: argparse.Namespace, stage: str = "control", checkpointing: bool = True, **sizes: Any) -> dict[str, float]:
     """One step of the 5B with fake tensors. `sizes` override the architecture (tests)."""
     from torch._subclasses.fake_tensor import FakeTensorMode
-    from torch.distributed._tools.mem_tracker import MemTracker
     from torch.utils.flop_counter import FlopCounterMode
 
     from spatia_model.generator.transformer import SpatiaTransformer
@@ -187,22 +190,23 @@ def count(args: argparse.Namespace, stage: str = "control", checkpointing: bool 
         # which times there are shows in data only: on shapes alone, their number (references and history 0, targets t) is given
         distinct = torch.zeros(2), torch.zeros(1, frames + references, dtype=torch.long)
         transformer._embed_times = fake_times(transformer, distinct)  # type: ignore[method-assign]
-        tracker, flops = MemTracker(), FlopCounterMode(display=False)
-        tracker.track_external(module, optimizer, *average)
-        with tracker, flops:
+        live, flops = Live(), FlopCounterMode(display=False)
+        for tensor in (*module.parameters(), *average):
+            live.track(tensor)
+        with flops, live:
             with torch.autocast("cpu", torch.bfloat16):
-                latents_loss = loss_of(module, batch)
-            latents_loss.backward()
+                loss = loss_of(module, batch)
+            forward = live.peak
+            loss.backward()
+            backward, live.peak = live.peak, live.now
             optimizer.step()
-        snapshot = tracker.get_tracker_snapshot("peak")
-    peak = next(iter(snapshot.values()))
-    found = {str(getattr(kind, "value", kind)): size / GB for kind, size in peak.items() if size}
-    total = found.pop("Total", sum(found.values()))
     own = sum(p.numel() * p.element_size() for p in module.parameters()) / GB
     tokens = (frames + references) * (h // 2) * (w // 2)
     return {
-        "peak_gb": total,
-        **{f"peak_{name.lower()}_gb": value for name, value in found.items()},
+        "peak_gb": max(backward, live.peak) / GB,
+        "forward_peak_gb": forward / GB,
+        "backward_peak_gb": backward / GB,
+        "optimiser_peak_gb": live.peak / GB,
         "weights_gb": own,
         "trained_weights": models.count(trained),
         "all_weights": models.count(module.parameters()),
@@ -210,6 +214,31 @@ def count(args: argparse.Namespace, stage: str = "control", checkpointing: bool 
         "tokens": tokens,
         "step_tflop": flops.get_total_flops() / 1e12,
     }
+
+
+class Live(TorchDispatchMode):
+    """Bytes of all storages that are alive, and the most there ever were."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self.known = WeakIdKeyDictionary()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        tree_map_only(torch.Tensor, self.track, out)
+        return out
+
+    def track(self, tensor: torch.Tensor) -> None:
+        storage = tensor.untyped_storage()
+        if storage not in self.known:
+            self.known[storage] = size = storage.nbytes()
+            self.now += size
+            self.peak = max(self.peak, self.now)
+            weakref.finalize(storage, self.release, size)
+
+    def release(self, size: int) -> None:
+        self.now -= size
 
 
 def loss_of(module: FlowModule, batch: dict[str, Any]) -> torch.Tensor:

@@ -108,7 +108,6 @@ def fit(stage: Stage, recipe: Recipe, out: Path, cpu: bool = False) -> dict[str,
             batches = iter(stage.batches(rank, world, step * accumulation))
         for group in optimizer.param_groups:
             group["lr"] = recipe.lr_at(step)
-        norm = math.nan
         for micro in range(accumulation):
             last = micro == accumulation - 1
             waited = time.perf_counter()
@@ -121,11 +120,13 @@ def fit(stage: Stage, recipe: Recipe, out: Path, cpu: bool = False) -> dict[str,
                 accelerator.backward(loss)  # divides by the accumulation
             log.add(loss, parts)
         norm = accelerator.clip_grad_norm_(parameters, recipe.clip_norm)
-        norm = float(norm) if norm is not None else math.nan  # DeepSpeed clips by itself
-        if math.isfinite(norm) or norm != norm and accelerator.distributed_type == "DEEPSPEED":
-            optimizer.step()  # one broken batch must not poison the weights
+        if norm is None or accelerator.distributed_type == "DEEPSPEED":  # it clips, and steps, by itself
+            norm = math.nan
+            optimizer.step()
+        elif math.isfinite(norm := float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)):
+            optimizer.step()
         else:
-            log.skipped += 1
+            log.skipped += 1  # one broken batch must not poison the weights
         optimizer.zero_grad(set_to_none=True)
         step += 1
         ema.update(parameters)

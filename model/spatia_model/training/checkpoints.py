@@ -42,12 +42,15 @@ class Ema:
         if self.model is None:
             yield
             return
-        self.model.store(parameters)
-        self.model.copy_to(parameters)
+        # by local parts, so that it does for sharded weights too
+        stored = [_local(p.data).detach().clone() for p in parameters]
+        for p, average in zip(parameters, self.model.shadow_params, strict=True):
+            _local(p.data).copy_(_local(average))
         try:
             yield
         finally:
-            self.model.restore(parameters)
+            for p, value in zip(parameters, stored, strict=True):
+                _local(p.data).copy_(value)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """This process's part: all of every weight, or its shard of each."""

@@ -123,7 +123,10 @@ class FlowModule(nn.Module):
         self.transformer, self.recipe = transformer, recipe
         self.text = text
 
-    def forward(self, batch: Batch) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def forward(self, batch: Batch) -> Any:
+        """(loss, figures) of a batch; or, of {"predict": arguments}, what the transformer says: sharded weights are whole only in here."""
+        if "predict" in batch:
+            return self.transformer(*batch["predict"])
         error, sigma = self.errors(batch)  # (B, F, h, w), (B,)
         target = self._targets(batch)  # (B, F) bool
         moving, uncovered = (batch[name].float() / 255 for name in ("moving", "uncovered"))

@@ -119,6 +119,17 @@ def control_from_main(transformer: SpatiaTransformer) -> None:
     embedding.bias.copy_(main.bias)  # type: ignore[union-attr]
 
 
+def has_adapters(path: str) -> bool:
+    """Whether a file of weights holds LoRA adapters. ValueError when it cannot be read."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            return any(".lora_" in name for name in file.keys())  # noqa: SIM118 (not a mapping)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"--start-from {path}: no whole safetensors file ({error})") from error
+
+
 def start_from(module: nn.Module, path: str) -> None:
     """Fill the weights that a file of an earlier stage has; the file must hold nothing else. Official names are read too."""
     from spatia_model.generator import names

@@ -37,9 +37,12 @@ class ControlStage:
     def __init__(self, recipe: Recipe, parts: models.Parts | None = None):
         self.recipe = recipe
         self.parts = parts = parts or models.load_parts(recipe.model, recipe.vae)
-        models.choose(parts, recipe)
         self.module = FlowModule(parts.transformer, parts.text, recipe)
-        if recipe.start_from:
+        adapted = recipe.start_from and models.has_adapters(recipe.start_from)
+        if recipe.start_from and not adapted:  # before adapters rename what they wrap
+            models.start_from(self.module, recipe.start_from)
+        models.choose(parts, recipe)
+        if adapted:
             models.start_from(self.module, recipe.start_from)
         self.clips, self.held_out = open_clips(recipe, LATENT_COLUMNS)
         self.empty = _empty(self.clips.place)
@@ -152,9 +155,9 @@ class ControlStage:
         control = torch.cat([batch["projection"].float(), batch["holes"].float()], 1)
         references = batch["references"].float() if batch["references"].shape[2] else None
         lora = 1.0 if self.recipe.trainable == "lora" else 0.0
-        conditions = transformer.prepare(context, control, batch["references"].shape[2], lora=lora)
+        count = batch["references"].shape[2]
         latents = denoise(
-            lambda x, times: transformer(x, times, conditions=conditions),
+            lambda x, times: self.module({"predict": (x, times, context, control, count, 1.0, lora)}),
             draw_noise(data.shape, torch.Generator().manual_seed(VALIDATION_NOISE + i), data),
             data[:, :, :known],
             references,

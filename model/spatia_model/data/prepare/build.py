@@ -83,11 +83,9 @@ def build(footage: Footage, settings: Settings, tools: Tools) -> Built:
         longest = max(map(len, usable), default=0)
         raise BadFootage(f"no shot of {settings.frames} frames at {settings.fps:g} a second: the longest has {longest}")
     windows = list(_windows(found, settings))
-    keep = (
-        sorted(rng.permutation(len(windows))[: settings.clips_per_video].tolist())
-        if len(windows) > settings.clips_per_video
-        else range(len(windows))
-    )
+    count = min(settings.clips_per_video, len(windows))
+    first = int(rng.integers(len(windows) - count + 1))  # windows that follow on each other, so that a video stays a sequence
+    keep = range(first, first + count)
     by_shot: dict[int, Footage] = {}
     for i in keep:
         which, start = windows[i]
@@ -226,7 +224,7 @@ def _one(
             "scale_from": told,
             "coverage": coverage,
             "points": len(memory),
-            "seed": settings.seed,
+            "prepare_seed": settings.seed,
         },
         **_contents(footage, settings, tools, window_frames, everything[[i for i, _ in picked]], projection, moving, rows),
     )
