@@ -78,6 +78,19 @@ class AgentFile:
             )
         return found
 
+    def try_on(self, env: Any, seed: int = 0) -> None:
+        """Raise ValueError if the agent cannot even be made (an option it does not know, a policy that is not there).
+
+        An agent with `reseed` is taken to be slow to make, and is not made twice.
+        """
+        found = self.load()
+        if callable(getattr(found, "reseed", None)):
+            return
+        try:
+            found(env, seed=seed, **self.options)
+        except (Exception, SystemExit) as error:
+            raise ValueError(f"the agent {self.path}:{self.name} cannot be made ({told(error)})") from error
+
 
 def load_module(path: str, source: bytes | None = None) -> ModuleType:
     """Run a Python file by path, as `python FILE` would find its neighbours. Raises ValueError with what went wrong."""

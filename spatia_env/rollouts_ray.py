@@ -18,7 +18,7 @@ from typing import Any
 
 from spatia_env.recording.face import EnvFace, EpisodeSummary
 from spatia_env.recording.folder import DatasetWriter, remove
-from spatia_env.rollouts import AgentFile, EnvRequest, collect, cpu_count
+from spatia_env.rollouts import AgentFile, EnvRequest, Worlds, collect, cpu_count
 
 _PIECE = 8 * 2**20  # bytes
 _ANSWER = 5.0  # seconds that an address may take
@@ -95,22 +95,24 @@ class Worker:
     """What runs on a node: worlds, an agent's class, and a writer into a folder of the node."""
 
     def __init__(self, request: EnvRequest, agent: AgentFile, writer: DatasetWriter, count: int) -> None:
+        self.request, self.agent, self.count = request, agent, count  # all else later: Ray tells errors of calls better than of this one
         self.folder = Path(tempfile.mkdtemp(prefix="spatia-rollout-"))
-        self.agent, self.options = agent.load(), agent.options
-        first = request.make()
-        self.face = request.face(first)
-        if not callable(getattr(self.agent, "reseed", None)):
-            self.agent(first, seed=0, **self.options)  # one that cannot be made is an error before the first episode
-        self.worlds = request.worlds(count, first, bool(getattr(self.agent, "needs_world", False)))
         self.writer = writer.twin(self.folder / "episodes")
+        self.worlds: Worlds | None = None
 
     def look(self) -> EnvFace:
-        return self.face
+        """Make the worlds, if they are not there yet, and tell their face."""
+        if self.worlds is None:
+            first = self.request.make()
+            self.agent.try_on(first)
+            self.worlds = self.request.worlds(self.count, first, bool(getattr(self.agent.load(), "needs_world", False)))
+        return self.worlds.face
 
     def run(self, indices: list[int], seed: int) -> Iterator[Piece]:
         """Run episodes and yield them piece by piece; the piece named "/" says that an episode is whole."""
-        self.writer.open(self.face)
-        for summary in collect(self.worlds, self.agent, self.options, self.writer, indices, seed):
+        self.writer.open(self.look())
+        assert self.worlds is not None
+        for summary in collect(self.worlds, self.agent.load(), self.agent.options, self.writer, indices, seed):
             unit = self.writer.unit(summary.index)
             for file in [unit] if unit.is_file() else sorted(path for path in unit.iterdir() if path.is_file()):
                 name = "" if file == unit else file.name
@@ -125,7 +127,8 @@ class Worker:
 
     def close(self) -> None:
         self.writer.close()
-        self.worlds.close()
+        if self.worlds is not None:
+            self.worlds.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
@@ -158,7 +161,9 @@ def collect_on_ray(
         idle = list(actors)
         while waiting or running:
             while idle and waiting:
-                block = [waiting.popleft() for _ in range(min(count, len(waiting)))]
+                # Long blocks leave worlds idle less often, short ones spread the last episodes better.
+                size = max(count, min(4 * count, len(waiting) // len(actors)))
+                block = [waiting.popleft() for _ in range(min(size, len(waiting)))]
                 actor = idle.pop()
                 running[actor.run.options(num_returns="streaming").remote(block, seed)] = (actor, block)
             if not running:
@@ -213,4 +218,4 @@ def _got(ray: Any, reference: Any) -> Any:
         return ray.get(reference)
     except ray.exceptions.RayTaskError as error:
         cause = getattr(error, "cause", None)
-        raise (cause if isinstance(cause, (ValueError, OSError)) else error) from error
+        raise (cause if isinstance(cause, Exception) else error) from None

@@ -80,10 +80,12 @@ def run(args: argparse.Namespace) -> int:
                     finish(False)
                     last = time.monotonic()
             finish(True)
-        except KeyboardInterrupt:
-            finish(False)
-            done = sum(index < args.episodes for index in writer.summaries)
-            common.say(f"stopped; {done} of {args.episodes} episodes are kept, and the same command goes on")
+        except BaseException:
+            if writer.face is not None:
+                with contextlib.suppress(Exception):  # the error that stopped the run is the one to tell
+                    finish(False)
+                done = sum(index < args.episodes for index in writer.summaries)
+                common.say(f"stopped; {done} of {args.episodes} episodes are kept, and the same command goes on")
             raise
     return _tell(args, writer, time.monotonic() - start)
 
@@ -109,22 +111,13 @@ def _episodes(
         else:
             first = request.make()
             stack.callback(first.close)
-            if not callable(getattr(agent, "reseed", None)):
-                _try_agent(agent_file, agent, first, args.seed)
+            agent_file.try_on(first, args.seed)
             opened(request.face(first))
             worlds = request.worlds(max(1, min(args.num_envs, len(todo))), first, bool(getattr(agent, "needs_world", False)))
             stack.callback(worlds.close)
             episodes = collect(worlds, agent, agent_file.options, writer, todo, args.seed)
             stack.callback(episodes.close)
         yield episodes
-
-
-def _try_agent(agent_file: AgentFile, agent: type, env: Any, seed: int) -> None:
-    """An agent that cannot even be made is an error before the first episode."""
-    try:
-        agent(env, seed=seed, **agent_file.options)
-    except (Exception, SystemExit) as error:
-        raise ValueError(f"the agent {agent_file.path}:{agent_file.name} cannot be made ({type(error).__name__}: {error})") from error
 
 
 def _tell(args: argparse.Namespace, writer: DatasetWriter, seconds: float) -> int:

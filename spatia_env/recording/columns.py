@@ -34,7 +34,8 @@ class Table:
             self.declare_leaf(path or self.SINGLE, leaf)
 
     def declare_leaf(self, path: str, like: Any) -> None:
-        self.columns[path] = _Column(self.group, path, _leaf(like))
+        """Make a column whose dtype is settled: values are cast to it."""
+        self.columns[path] = _Column(self.group, path, _leaf(like), settled=True)
 
     def add(self, row: Any) -> set[str]:
         """Append a row; returns the paths of leaves that could not be kept."""
@@ -70,8 +71,8 @@ class Table:
 class _Column:
     """One dataset that grows along its first axis."""
 
-    def __init__(self, group: Any, path: str, like: str | np.ndarray) -> None:
-        self.group, self.path = group, path
+    def __init__(self, group: Any, path: str, like: str | np.ndarray, settled: bool = False) -> None:
+        self.group, self.path, self.settled = group, path, settled
         self.is_text = isinstance(like, str)
         self.shape = () if isinstance(like, str) else like.shape
         self.dtype = None if isinstance(like, str) else like.dtype
@@ -98,7 +99,7 @@ class _Column:
         if isinstance(leaf, np.ndarray):
             if leaf.shape != self.shape:
                 return False
-            if not np.can_cast(leaf.dtype, self.dtype, "safe"):
+            if not self.settled and not np.can_cast(leaf.dtype, self.dtype, "safe"):
                 self._widen(np.promote_types(leaf.dtype, self.dtype))
             leaf = leaf.astype(self.dtype)  # a copy: whoever made the value may write into it again
         self.buffer.append(leaf)

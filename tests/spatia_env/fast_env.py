@@ -21,10 +21,18 @@ class FastWorld(gym.Env[np.ndarray, Any]):
     metadata = {"render_modes": ["rgb_array"], "render_fps": 8}
     frames_per_clip = FRAMES
 
-    def __init__(self, task: str | None = None, size: int = 32, delay: float = 0.0, render_mode: str | None = None) -> None:
+    def __init__(
+        self,
+        task: str | None = None,
+        size: int = 32,
+        delay: float = 0.0,
+        broken_seed: int | None = None,
+        render_mode: str | None = None,
+    ) -> None:
         if task not in (None, "wander"):
             raise ValueError(f"task is {task!r}; known are ['wander']")
         self.task, self.size, self.delay, self.render_mode = task, size, delay, render_mode
+        self.broken_seed = broken_seed
         self.observation_space = spaces.Box(0, 255, (size, size, 3), np.uint8)
         text = spaces.Text(max_length=100_000, min_length=0, charset="abcdefghijklmnopqrstuvwxyz ")
         self.action_space = spaces.Dict({"camera": spaces.Box(-1, 1, (6,), np.float32), "text": text})
@@ -39,6 +47,8 @@ class FastWorld(gym.Env[np.ndarray, Any]):
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         if not self.action_space.contains(action):
             raise ValueError(f"{action!r} is no action")
+        if self.np_random_seed == self.broken_seed:
+            raise RuntimeError("out of memory")
         time.sleep(self.delay)
         self._step += 1
         self._pose = self._pose.copy()

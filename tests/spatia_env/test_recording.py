@@ -164,6 +164,20 @@ def test_minari_with_odd_spaces_and_infos(tmp_path, load):
     assert "thing" not in infos and "none" not in infos and infos["ragged"].shape == (4, 1)
 
 
+def test_values_are_cast_to_the_spaces_dtype(tmp_path):
+    from spatia_env.recording.columns import Table
+
+    with h5py.File(tmp_path / "table.hdf5", "w") as file:
+        table = Table(file)
+        table.declare(spaces.Dict({"a": spaces.Box(-1, 1, (2,), np.float32), "b": spaces.Discrete(3)}))
+        assert table.add({"a": [0.1, 0.2], "b": np.uint8(2)}) == set()
+        assert table.add({"a": np.zeros(3), "b": 1}) == {"a"}  # of another shape
+        table.close()
+        assert file["a"].dtype == np.float32 and file["b"].dtype == np.int64
+        np.testing.assert_array_equal(file["a"][0], np.array([0.1, 0.2], np.float32))
+        assert np.isnan(file["a"][1]).all() and file["b"][:].tolist() == [2, 1]
+
+
 def test_minari_keeps_the_infos_it_is_told_to(tmp_path, load):
     env = RecordEpisodes(gym.make(ID), MinariWriter(tmp_path / "few-v0", infos=("poses", "coverage")))
     walk(env, 1)

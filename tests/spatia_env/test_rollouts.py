@@ -189,19 +189,117 @@ def test_lerobot_marks_errors_and_names_empty_episodes(tmp_path):
 
 
 def test_an_error_of_the_env_stops_the_run_and_keeps_what_is_finished(tmp_path):
-    class Breaking(FastWorld):
-        def step(self, action):
-            if self.np_random_seed == 7:
-                raise RuntimeError("out of memory")
-            return super().step(action)
-
     writer = MinariWriter(tmp_path / "broken-v0")
-    env = Breaking()
+    env = FastWorld(broken_seed=7)
     writer.open(EnvFace.of(env))
     with pytest.raises(RuntimeError, match="out of memory"):
         list(collect(SingleWorlds([env]), Walker, {}, writer, range(4), 5))
     assert sorted(writer.summaries) == [0, 1]
     assert not list((tmp_path / "broken-v0" / "data" / "episodes").glob(".*"))  # the open one leaves no trace
+    writer.close()
+
+
+# -- over Ray, as its driver sees it ---------------------------------------------------------------------------
+
+
+class FakeRay:
+    """As much of Ray as the driver calls, in this process: actors run when their results are asked for, and some die."""
+
+    class exceptions:
+        class RayActorError(Exception): ...
+
+        class RayTaskError(Exception):
+            cause: Exception | None = None
+
+    def __init__(self, actors: int, deaths: int = 0) -> None:
+        self.actors, self.deaths, self.alive, self.blocks = actors, deaths, 0, []
+
+    def cluster_resources(self) -> dict[str, float]:
+        return {"GPU": self.actors, "CPU": 64}
+
+    def remote(self, made: type) -> Any:
+        ray = self
+
+        class Call:
+            def __init__(self, function: Any) -> None:
+                self.function = function
+
+            def options(self, **options: Any) -> Call:
+                return self
+
+            def remote(self, *arguments: Any) -> Any:
+                found = self.function(*arguments)
+                if isinstance(found, Actor):
+                    return found
+                return ray.pieces(found, arguments) if hasattr(found, "__next__") else lambda: found
+
+        class Actor:
+            def __init__(self, *arguments: Any) -> None:
+                ray.alive += 1
+                self.real = made(*arguments)
+
+            def __getattr__(self, name: str) -> Call:
+                return Call(getattr(self.real, name))
+
+        return Call(Actor)
+
+    def pieces(self, found: Any, arguments: tuple[Any, ...]) -> Any:
+        self.blocks.append(list(arguments[0]))
+        dies = len(self.blocks) <= self.deaths
+
+        def iterate() -> Any:
+            for number, piece in enumerate(found):
+                if dies and number == 3:  # in the middle of an episode's file
+                    raise self.exceptions.RayActorError
+                yield lambda piece=piece: piece
+
+        return iterate()
+
+    def wait(self, running: list[Any], num_returns: int) -> Any:
+        return running[-1:], running[:-1]
+
+    def get(self, reference: Any, timeout: float | None = None) -> Any:
+        return reference()
+
+    def kill(self, actor: Any) -> None:
+        self.alive -= 1
+
+
+@pytest.mark.parametrize("deaths", [0, 2])
+@pytest.mark.parametrize("writer_type", [MinariWriter, LeRobotWriter])
+def test_episodes_come_whole_from_actors_and_again_from_others_when_one_dies(tmp_path, monkeypatch, writer_type, deaths):
+    from spatia_env import rollouts_ray
+
+    monkeypatch.setattr(rollouts_ray, "_PIECE", 1000)
+    ray, writer = FakeRay(3, deaths), writer_type(tmp_path / "ray-v0")
+
+    def todo(face: EnvFace) -> list[int]:
+        writer.open(face)
+        return missing(writer, 7)
+
+    ended = list(rollouts_ray.collect_on_ray(ray, EnvRequest(ID), AgentFile.parse(f"{AGENTS}:Walker"), writer, todo, 5, 2))
+    assert sorted(summary.index for summary in ended) == list(range(7)) and ray.alive == 0
+    assert len(ray.blocks) == 4 + deaths  # blocks of two
+    if writer_type is MinariWriter:
+        run(tmp_path / "here", Walker, EnvRequest(ID), 1)
+        assert contents(tmp_path / "ray-v0") == contents(tmp_path / "here")
+    writer.publish()
+    writer.close()
+    assert not list((tmp_path / "ray-v0").rglob(".incoming*"))
+
+
+def test_when_every_actor_dies_the_finished_episodes_stay(tmp_path):
+    from spatia_env.rollouts_ray import collect_on_ray
+
+    writer = MinariWriter(tmp_path / "ray-v0")
+
+    def todo(face: EnvFace) -> list[int]:
+        writer.open(face)
+        return missing(writer, 4)
+
+    with pytest.raises(OSError, match="every Ray actor has died"):
+        list(collect_on_ray(FakeRay(2, deaths=9), EnvRequest(ID), AgentFile.parse(f"{AGENTS}:Walker"), writer, todo, 5, 2))
+    assert 0 < len(writer.summaries) < 4
     writer.close()
 
 
@@ -384,6 +482,14 @@ def test_command_interrupted_keeps_what_is_finished(tmp_path, capsys):
     assert contents(tmp_path / "walks-v0") == contents(tmp_path / "whole-v0")
 
 
+def test_command_stopped_by_the_env_keeps_what_is_finished(tmp_path, capsys):
+    line = command(tmp_path / "walks-v0", "--env-option", "broken_seed=2", episodes=5)
+    assert cli.main(line) == 1
+    said = capsys.readouterr().err
+    assert "RuntimeError: out of memory" in said and "2 of 5 episodes are kept" in said
+    assert minari.MinariDataset(tmp_path / "walks-v0" / "data").total_episodes == 2
+
+
 def free_port() -> int:
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
@@ -399,7 +505,7 @@ def free_port() -> int:
         ({"--task": "no-such-task"}, "known are ['wander']"),
         ({"--task": '{"name": '}, "is no JSON"),
         ({"--task": "no_such.py:task"}, "'no_such.py' is no file"),
-        ({"--env-option": "height=3"}, "FastWorld-v0 takes no height; it takes ['delay', 'render_mode', 'size', 'task']"),
+        ({"--env-option": "height=3"}, "FastWorld-v0 takes no height; it takes ['broken_seed', 'delay', 'render_mode', 'size', 'task']"),
         ({"--image": "photo.jpg"}, "takes no image"),
         ({"--env-option": "size"}, "give KEY=VALUE"),
         ({"--agent-option": "speed=3"}, "cannot be made (TypeError"),
