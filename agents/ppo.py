@@ -1,7 +1,7 @@
 """PPO: train a policy inside a world with stable-baselines3, keep it, and see how good it is.
 
     python agents/ppo.py train --task reach-view --minutes 30 --out runs/reach
-    python agents/ppo.py train --env SpatiaTruth-v0 --task explore --steps 6000 --out runs/explore-truth
+    python agents/ppo.py train --env SpatiaTruth-v0 --task explore --steps 5120 --out runs/explore-truth
     python agents/ppo.py evaluate --policy runs/reach/policy.safetensors --env SpatiaTruth-v0 --episodes 20
     spatia rollout --agent agents/ppo.py:PpoPolicy --agent-option policy=runs/reach/policy.safetensors --env SpatiaNav-v0 \
         --task reach-view --episodes 20 --out outputs/reach-v0
@@ -42,6 +42,7 @@ MOTIONS = 6  # of SpatiaNav-v0
 NUMBERS = 6 + 1 + 1 + MOTIONS  # goal, coverage, pitch, last motion
 TASKS = {"reach-view": {"name": "reach-view", "observe": "info"}, "explore": "explore"}
 LONGEST = {"reach-view": 20, "explore": 32}  # steps of an episode
+SCALE = {"reach-view": 1.0, "explore": 0.1}  # of the rewards that PPO learns from: square metres come by the dozen
 PICTURES = 1000  # training worlds to begin in: seeds 0..999
 ROLLOUT = 32  # steps of each world between two updates
 EVALUATED = 2_000_000  # first of the worlds to evaluate in
@@ -152,8 +153,8 @@ def of_world(infos: dict[str, Any], number: int) -> dict[str, Any]:
     return {key: value[number] for key, value in infos.items() if not key.startswith("_") and infos["_" + key][number]}
 
 
-def vec_env(envs: gym.vector.VectorEnv, beginnings: Beginnings, seed: int) -> Any:
-    """The vector env as stable-baselines3's, with `senses` for observations."""
+def vec_env(envs: gym.vector.VectorEnv, beginnings: Beginnings, seed: int, scale: float = 1.0) -> Any:
+    """The vector env as stable-baselines3's, with `senses` for observations and rewards times `scale`; `finished` has them as they are."""
     from stable_baselines3.common.vec_env import VecEnv
 
     class Worlds(VecEnv):
@@ -195,7 +196,7 @@ def vec_env(envs: gym.vector.VectorEnv, beginnings: Beginnings, seed: int) -> An
                 infos = self._begin(done)
                 for k in np.nonzero(done)[0]:
                     self.returns[k], self.seen[k] = 0.0, senses(of_world(infos, k), None)
-            return self._stacked(), rewards.astype(np.float32), done, told
+            return self._stacked(), (scale * rewards).astype(np.float32), done, told
 
         def close(self) -> None:
             envs.close()
@@ -218,7 +219,7 @@ def vec_env(envs: gym.vector.VectorEnv, beginnings: Beginnings, seed: int) -> An
 
 
 def train(
-    env: str, task: str, out: Path, seed: int = 0, steps: int = 6000, minutes: float = 60.0, num_envs: int = 8, **arguments: Any
+    env: str, task: str, out: Path, seed: int = 0, steps: int = 5120, minutes: float = 60.0, num_envs: int = 8, **arguments: Any
 ) -> dict[str, Any]:
     """Train until `steps` steps or `minutes` minutes in all are reached. Returns what curve.json holds."""
     from stable_baselines3 import PPO
@@ -241,7 +242,9 @@ def train(
             raise ValueError(f"{out} holds another training ({ {key: log[key] for key in asked} }); give another --out, or delete it")
     if log["steps"] >= steps or log["seconds"] >= 60 * minutes:
         return log
-    envs = vec_env(worlds(env, task, num_envs, **arguments), Beginnings(env, arguments.get("image_size", 128)), seed + 1000 * log["steps"])
+    envs = vec_env(
+        worlds(env, task, num_envs, **arguments), Beginnings(env, arguments.get("image_size", 128)), seed + 1000 * log["steps"], SCALE[task]
+    )
     learner = PPO(
         "MultiInputPolicy",
         envs,
@@ -373,7 +376,7 @@ def parse_arguments() -> argparse.Namespace:
         command.add_argument("--num-envs", type=int, default=8, help="worlds side by side (default: %(default)s)")
         if name == "train":
             command.add_argument("--task", default="reach-view", choices=tuple(TASKS))
-            command.add_argument("--steps", type=int, default=6000, help="steps of all worlds together (default: %(default)s)")
+            command.add_argument("--steps", type=int, default=5120, help="steps of all worlds together (default: %(default)s)")
             command.add_argument("--minutes", type=float, default=60.0, help="the longest to train, over all calls (default: %(default)s)")
             command.add_argument(
                 "--out", type=Path, required=True, help="folder for policy.safetensors and curve.json; goes on if they exist"

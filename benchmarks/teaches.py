@@ -47,7 +47,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--tasks", nargs="+", default=["explore", "reach-view"], choices=("explore", "reach-view"))
     parser.add_argument("--worlds", nargs="+", default=list(ENVS), choices=tuple(ENVS), help="which worlds to train and evaluate in")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each kind (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=6144, help="of each training (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=5120, help="of each training (default: %(default)s)")
     parser.add_argument("--minutes", type=float, default=60.0, help="the longest each training may take (default: %(default)s)")
     parser.add_argument("--episodes", type=int, default=30, help="of each evaluation (default: %(default)s)")
     parser.add_argument("--first-world", type=int, default=2_000_000, help="evaluations use this world and those after it")

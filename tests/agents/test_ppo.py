@@ -82,6 +82,16 @@ def test_evaluation_is_the_same_twice_and_however_many_worlds_run(ppo):
     assert found[0]["return"] == pytest.approx(np.mean([one[0] for one in found[0]["each"]]), abs=1e-3)
 
 
+def test_rewards_are_scaled_and_told_as_they_are(ppo):
+    made = [ppo.vec_env(ppo.worlds("SpatiaTruth-v0", "explore", 1, **SMALL), ppo.Beginnings("SpatiaTruth-v0"), 3, s) for s in (1.0, 0.1)]
+    walks = []
+    for envs in made:
+        envs.reset()
+        walks.append([float(envs.step(np.array([2]))[1][0]) for _ in range(3)])
+        assert envs.returns[0] == pytest.approx(sum(walks[0]), rel=1e-4)
+    assert sum(walks[0]) > 0 and walks[1] == pytest.approx([0.1 * reward for reward in walks[0]], rel=1e-4)
+
+
 def test_senses_tell_where_the_goal_is(ppo):
     pose, goal = np.eye(4), np.eye(4)
     pose[:3, :3] = [[0, 0, 1], [0, 1, 0], [-1, 0, 0]]  # looks along +x
