@@ -6,8 +6,8 @@
 with the real loader take turns, so that both see the same machine. MFU is the step's counted work over its time and the pace of a large
 matrix product on the same device.
 
-`count` runs one step of the 5B with fake tensors (shapes without memory) and adds up what is alive at once; FlopCounterMode counts the
-work, recomputation included. Nothing is measured, so it needs no GPU; what kernels and the allocator take beside is not in it.
+`count` runs one control step of the 5B with fake tensors (shapes without memory) and adds up what is alive at once; FlopCounterMode counts
+the work, recomputation included. Nothing is measured, so it needs no GPU; what kernels and the allocator take beside is not in it.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ def matmul_pace(device: str, side: int = 1024) -> float:
     return 2 * side**3 / best
 
 
-def count(args: argparse.Namespace, stage: str = "control", checkpointing: bool = True, **sizes: Any) -> dict[str, float]:
+def count(args: argparse.Namespace, **sizes: Any) -> dict[str, float]:
     """One step of the 5B with fake tensors. `sizes` override the architecture (tests)."""
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.utils.flop_counter import FlopCounterMode
@@ -162,7 +162,7 @@ def count(args: argparse.Namespace, stage: str = "control", checkpointing: bool 
     h, w, frames, references = height // 16, width // 16, 1 + (args.frames - 1) // 4, args.references
     with FakeTensorMode():
         transformer = SpatiaTransformer.wan22_ti2v_5b(**sizes)
-        recipe = Recipe(clips="none", trainable=stage, checkpointing=checkpointing)
+        recipe = Recipe(clips="none", checkpointing=True)
         parts = models.Parts(transformer, None, None, {})
         models.choose(parts, recipe)
         keep = transformer._keep_in_fp32_modules or []
@@ -271,8 +271,7 @@ def main() -> None:
     if "loader" in args.what:
         figures["loader"] = loader(args)
     if "count" in args.what:
-        figures["control"] = count(args, "control")
-        figures["lora"] = count(args, "lora")
+        figures["control"] = count(args)
     if args.json:
         print(json.dumps(figures))
         return

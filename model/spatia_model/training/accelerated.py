@@ -157,10 +157,13 @@ def _begin(recipe: Recipe, out: Path) -> None:
 
 
 def _freeze(module: nn.Module, recipe: Recipe, accelerator: Any) -> None:
-    """Frozen weights in bfloat16, if asked; small ones that diffusers keeps in float32 stay."""
+    """Frozen weights in bfloat16, if asked; small ones that diffusers keeps in float32 stay. For FSDP all in one type."""
+    sharded = str(accelerator.distributed_type).endswith("FSDP")
     if not recipe.frozen_bf16:
+        if sharded:
+            module.float()
         return
-    if str(accelerator.distributed_type).endswith("FSDP"):
+    if sharded:
         raise ValueError(
             "frozen_bf16 mixes number types in one shard, which FSDP refuses: leave it out, FSDP's own mixed precision does the same"
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
+from spatia_model.generator.checkpoint import check_tensors, read_tensors
 from spatia_model.generator.lora import add_lora
 from spatia_model.generator.transformer import SpatiaTransformer
 from spatia_model.training.recipe import Recipe
@@ -32,8 +35,8 @@ RELEASE_SAMPLER = {"steps": 40, "shift": 5.0, "solver": "unipc"}
 
 
 def load_parts(name: str, vae: str = "") -> Parts:
-    """A model by name or folder: embedded ("spatia-mini" or a folder like it), "mini" (embedded, from nothing), or a diffusers-layout
-    folder with `transformer/` (and `vae/`).
+    """A model by name or folder: embedded ("spatia-mini" or a folder like it), "mini" (embedded, from nothing), a folder that
+    `spatia convert` wrote, or Wan2.2's own in diffusers' layout, whose control branch begins as a copy of its main blocks.
 
     Raises:
         ValueError: there is no such model, or its weights do not fit (the tensor is named).
@@ -42,14 +45,39 @@ def load_parts(name: str, vae: str = "") -> Parts:
     if name == "mini":
         parts = _fresh_mini()
     elif (folder / "transformer" / "config.json").is_file():
-        transformer = SpatiaTransformer.from_pretrained(str(folder), subfolder="transformer")
-        parts = Parts(transformer, None, _wan_vae(folder) if (folder / "vae" / "config.json").is_file() else None, RELEASE_SAMPLER)
+        parts = Parts(
+            _release_transformer(folder), None, _wan_vae(folder) if (folder / "vae" / "config.json").is_file() else None, RELEASE_SAMPLER
+        )
     else:
         parts = _embedded(name)
     if vae:
         place = Path(vae).expanduser()
         parts.vae = _wan_vae(place) if (place / "vae" / "config.json").is_file() else _embedded(vae).vae
     return parts
+
+
+def _release_transformer(folder: Path) -> SpatiaTransformer:
+    """A denoiser in diffusers' layout, in the number type of its files. CheckpointError names what is missing, extra or misshapen."""
+    place = folder / "transformer"
+    known = inspect.signature(SpatiaTransformer.__init__).parameters
+    described = json.loads((place / "config.json").read_text())
+    settings = {k: tuple(v) if isinstance(v, list) else v for k, v in described.items() if k in known}
+    bare = not settings.get("vace_layers")
+    if bare:  # as the release has it beside Wan2.2: a control block at every fourth main block
+        settings |= {"vace_layers": tuple(range(0, settings["num_layers"], 4)), "vace_in_channels": 2 * settings["in_channels"]}
+    with torch.device("meta"):
+        transformer = SpatiaTransformer(**settings)
+    found: dict[str, torch.Tensor] = {}
+    for path in sorted(place.glob("*.safetensors")):
+        found |= read_tensors(path)
+    wanted = {name: tensor for name, tensor in transformer.state_dict().items() if not (bare and is_control(name))}
+    check_tensors(wanted, found, str(place))
+    transformer.load_state_dict(found, strict=False, assign=True)
+    if bare:
+        for module in (transformer.vace_blocks, transformer.vace_patch_embedding):
+            module.to_empty(device="cpu")
+        control_from_main(transformer)
+    return transformer
 
 
 def _embedded(name: str) -> Parts:
@@ -97,6 +125,9 @@ def choose(parts: Parts, recipe: Recipe) -> None:
     else:
         for name, p in transformer.named_parameters():
             p.requires_grad_(recipe.trainable == "all" or is_control(name))
+    for p in transformer.parameters():
+        if p.requires_grad:
+            p.data = p.data.float()  # what is trained is trained in float32, however it was stored
     if recipe.checkpointing:
         transformer.enable_gradient_checkpointing()
     transformer.train()

@@ -29,9 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--perceiver", help="compact, none, a preset (today, paper, release) or JSON of its fields (default: compact; worlds: none)"
     )
     parser.add_argument("--vae", help='model whose autoencoder encodes; "none": pictures only (default: the tier\'s)')
-    parser.add_argument(
-        "--text", default="", help="folder with the release's text_encoder/ and tokenizer/: captions are stored as text rows"
-    )
+    parser.add_argument("--text", default="", help="folder that `spatia convert` wrote: captions are stored as its text encoder's rows")
     parser.add_argument(
         "--pictures",
         choices=("none", "png", "jpeg"),
@@ -95,7 +93,7 @@ def _settings(args: argparse.Namespace) -> tuple[Any, Any]:
     vae = chosen.pop("vae")
     if args.tier == "release" and not vae:
         raise ValueError(
-            "--vae is missing: give the folder of Wan2.2-TI2V-5B-Diffusers (its vae/ encodes), or --vae none for pictures only"
+            "--vae is missing: give the folder that `spatia convert` wrote (its vae/ encodes), or --vae none for pictures only"
         )
     vae = "" if vae == "none" else vae
     settings = Settings(

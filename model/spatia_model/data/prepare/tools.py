@@ -148,8 +148,8 @@ class Tools:
 
 def load_tools(perceiver: str, vae: str, text: str, device: str = "cpu") -> Tools:
     """Tools by name. `perceiver`: "compact", "none", a preset of perception.registry ("today", "paper", "release") or JSON of its fields;
-    `vae`: an embedded model ("spatia-mini" or a folder), a diffusers-layout folder with vae/, or "" for no latents; `text`: "" or a folder
-    of the release's text encoder.
+    `vae`: an embedded model ("spatia-mini" or a folder), a converted or diffusers-layout folder with vae/, or "" for no latents; `text`: ""
+    or a converted folder with the release's text encoder.
 
     Raises:
         ValueError: something is unknown or missing; says what to install or give.
@@ -169,13 +169,17 @@ def load_tools(perceiver: str, vae: str, text: str, device: str = "cpu") -> Tool
         tools.vae.to(device).eval()
         tools.described |= {"vae": fingerprint(tools.vae), "control": tools.encodes, "latent_channels": tools.vae.latent_channels}
     if text:
-        tools.text = Umt5(text, device)
+        tools.text = load_text(text, device)
     return tools
 
 
 def load_vae(name: str) -> tuple[Any, str]:
     """An autoencoder, and how its model takes holes."""
     folder = Path(name).expanduser()
+    if (folder / "spatia.json").is_file():
+        from spatia_model.release_folder import load_vae as load
+
+        return load(folder), "encoded"
     if (folder / "vae" / "config.json").is_file():
         from spatia_model.generator.wan_vae import WanVAE
 
@@ -186,29 +190,14 @@ def load_vae(name: str) -> tuple[Any, str]:
     return vae.float(), "pooled"
 
 
-class Umt5:
-    """The release's text encoder: rows of the last hidden state, zero beyond the text."""
+def load_text(name: str, device: str) -> Any:
+    """The release's text encoder from a folder with text_encoder/ and tokenizer/."""
+    folder = Path(name).expanduser()
+    if not (folder / "text_encoder" / "config.json").is_file():
+        raise ValueError(f"--text {name}: no text_encoder/ there; give the folder that `spatia convert` wrote")
+    from spatia_model.release_folder import load_text as load
 
-    def __init__(self, folder: str, device: str, rows: int = 512):
-        from transformers import AutoTokenizer, UMT5EncoderModel
-
-        try:
-            self.tokenizer = AutoTokenizer.from_pretrained(folder, subfolder="tokenizer")
-            self.encoder: Any = UMT5EncoderModel.from_pretrained(folder, subfolder="text_encoder", torch_dtype=torch.bfloat16)
-        except (OSError, ValueError) as error:
-            raise ValueError(
-                f"--text {folder}: no text encoder there ({error}); give a folder with text_encoder/ and tokenizer/"
-            ) from error
-        self.encoder.to(device).eval()
-        self.rows = rows
-
-    def encode(self, texts: list[str]) -> torch.Tensor:
-        """(B, rows, width) float32."""
-        given = self.tokenizer(texts, padding="max_length", max_length=self.rows, truncation=True, return_tensors="pt").to(
-            self.encoder.device
-        )
-        hidden = self.encoder(given.input_ids, attention_mask=given.attention_mask).last_hidden_state.float()
-        return hidden * given.attention_mask[..., None]
+    return load(folder, device)
 
 
 def fingerprint(module: torch.nn.Module) -> str:
