@@ -171,7 +171,7 @@ class FrontierExplorer:
         pose = info["poses"][-1]
         self._notice_bump(pose)
         self.poses.append(pose)
-        fov = 2 * math.atan(observation.shape[1] / 2 / info["K"][0, 0])
+        fov = 2 * math.atan(info["frames"].shape[2] / 2 / info["K"][0, 0])
         self.map.update(self.world.memory.positions.cpu().numpy(), pose, fov)
         here, heading = pose[[0, 2], 3], heading_of(pose)
         direction, far = self._choose(here, heading, fov)

@@ -37,6 +37,15 @@ def test_free_cells_are_free_in_the_true_world(explorer, discrete):
     assert float(torch.as_tensor(inside).float().mean()) > 0.95
 
 
+def test_tasks_with_other_observations_do_not_matter(explorer):
+    env = small_truth(task="reach-view", discrete=True)
+    agent = explorer.FrontierExplorer(env)
+    observation, info = env.reset(seed=1)
+    assert isinstance(observation, dict)
+    agent.reset(observation, info)
+    assert env.action_space.contains(agent.act(observation, info))
+
+
 def empty_map(explorer):
     ground = explorer.GroundMap(np.zeros(3))
     ground.cells[:] = explorer.FREE
