@@ -13,7 +13,7 @@ import inspect
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -22,6 +22,7 @@ from typing import Any, Protocol
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from gymnasium.envs.registration import load_env_creator
 from gymnasium.vector.utils import concatenate, create_empty_array, iterate
 
 from spatia_env.recording.face import EnvFace, EpisodeSummary
@@ -145,7 +146,7 @@ class EnvRequest:
                     sys.path.append(os.getcwd())  # the `spatia` command has it not
                 importlib.import_module(module)
             spec = gym.spec(name)
-            creator = gym.envs.registration.load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
+            creator = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
         except (gym.error.Error, ImportError, AttributeError) as error:
             raise ValueError(f"there is no env {self.env_id!r} ({error}); give a registered id, or module:Id") from error
         assert creator is not None
@@ -285,7 +286,8 @@ class BatchedWorlds:
         mask = np.zeros(self.count, np.bool_)
         mask[list(seeds)] = True
         options = {"reset_mask": mask} if self._begun else None  # the first time, all begin
-        observations, infos = self.envs.reset(seed=[seeds.get(slot) for slot in range(self.count)], options=options)
+        each_seed: Any = [seeds.get(slot) for slot in range(self.count)]
+        observations, infos = self.envs.reset(seed=each_seed, options=options)
         self._begun = True
         each = list(iterate(self.envs.observation_space, observations))
         return {slot: (each[slot], info_of(infos, slot)) for slot in seeds}
@@ -340,7 +342,7 @@ def collect(
     writer: DatasetWriter,
     indices: Iterable[int],
     seed: int,
-) -> Iterator[EpisodeSummary]:
+) -> Generator[EpisodeSummary, None, None]:
     """Run the episodes `indices` and yield each as soon as it is finished and on disk.
 
     An agent that raises, or returns what is no action, ends its own episode: it is kept up to there, truncated, with the error in its
@@ -412,11 +414,12 @@ def as_action(space: spaces.Space[Any], action: Any) -> Any:
         return {key: as_action(child, action[key]) for key, child in space.spaces.items()}
     if isinstance(space, spaces.Tuple) and isinstance(action, (tuple, list)) and len(action) == len(space.spaces):
         return tuple(as_action(child, value) for child, value in zip(space.spaces, action, strict=True))
-    cast, is_element = action, True
+    cast: Any = action
+    is_element = True
     arrays = (spaces.Box, spaces.MultiDiscrete, spaces.MultiBinary)
     try:
-        if isinstance(space, spaces.Discrete) and np.ndim(action) == 0 and np.asarray(action).dtype.kind in "iu":
-            cast = np.int64(action)
+        if isinstance(space, spaces.Discrete) and np.ndim(cast) == 0 and np.asarray(cast).dtype.kind in "iu":
+            cast = np.int64(cast)
         elif isinstance(space, arrays):
             cast = np.asarray(action)
             is_element = cast.dtype.kind in "iufb"

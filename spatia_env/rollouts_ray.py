@@ -12,7 +12,7 @@ import shutil
 import socket
 import tempfile
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +140,7 @@ def collect_on_ray(
     todo: Callable[[EnvFace], list[int]],
     seed: int,
     count: int,
-) -> Iterator[EpisodeSummary]:
+) -> Generator[EpisodeSummary, None, None]:
     """Run episodes on the cluster and yield each as soon as it is in the dataset.
 
     Args:

@@ -35,7 +35,9 @@ class Table:
 
     def declare_leaf(self, path: str, like: Any) -> None:
         """Make a column whose dtype is settled: values are cast to it."""
-        self.columns[path] = _Column(self.group, path, _leaf(like), settled=True)
+        leaf = _leaf(like)
+        assert leaf is not None
+        self.columns[path] = _Column(self.group, path, leaf, settled=True)
 
     def add(self, row: Any) -> set[str]:
         """Append a row; returns the paths of leaves that could not be kept."""
@@ -75,7 +77,7 @@ class _Column:
         self.group, self.path, self.settled = group, path, settled
         self.is_text = isinstance(like, str)
         self.shape = () if isinstance(like, str) else like.shape
-        self.dtype = None if isinstance(like, str) else like.dtype
+        self.dtype = np.dtype(object) if isinstance(like, str) else like.dtype
         self.rows = 0  # with those still in the buffer
         self.buffer: list[Any] = []
         self.dataset = self._create(path)
@@ -114,7 +116,7 @@ class _Column:
             if self.is_text:
                 self.add("")
             else:
-                kind = np.dtype(self.dtype).kind
+                kind = self.dtype.kind
                 self.add(np.full(self.shape, {"f": np.nan, "i": -1}.get(kind, 0), self.dtype))
 
     def flush(self) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.envs.registration import EnvSpec
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def spec_json(spec: Any) -> str | None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # gymnasium warns of what it cannot write, and goes on without
             text = spec.to_json()
-            return text if gym.envs.registration.EnvSpec.from_json(text).kwargs == spec.kwargs else None
+            return text if EnvSpec.from_json(text).kwargs == spec.kwargs else None
     except Exception:  # to_json raises many kinds for kwargs of any type; the dataset then says that it has no spec
         return None
 

@@ -33,7 +33,7 @@ class StreamWriter:
             fps=1,  # a raw stream has no clock
             codec="libx264",
             pix_fmt_out=pixel_format(width, height),
-            quality=None,
+            quality=None,  # type: ignore[arg-type]  # -crf says it
             macro_block_size=1,
             ffmpeg_log_level="error",
             output_params=_OPTIONS,

@@ -211,7 +211,7 @@ def test_what_an_env_writes_into_again_is_copied(tmp_path, load):
 # -- LeRobot -----------------------------------------------------------------------------------------------
 
 
-def frames_and_seconds(path: Path) -> tuple[int, float]:
+def frames_and_seconds(path: Path) -> tuple[int | None, float | None]:
     import imageio_ffmpeg
 
     return imageio_ffmpeg.count_frames_and_secs(str(path))
