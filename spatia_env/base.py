@@ -38,6 +38,7 @@ class WorldEnv(gym.Env[Any, Any]):
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array", "rgb_array_list", "memory"], "render_fps": 8}
     reset_options: tuple[str, ...] = ()
+    _with_memory = True  # whether the world is shown its own memory
 
     def _setup(
         self,
@@ -187,7 +188,7 @@ class WorldEnv(gym.Env[Any, Any]):
     @property
     def _max_episode_steps(self) -> int | None:
         """What LeRobot's evaluation asks every env for."""
-        return self.max_steps
+        return None if self.max_steps is None else int(self.max_steps)
 
     def overview(self, size: int = 384) -> np.ndarray:
         """Top view of the memory with the path walked, (size, size, 3) uint8."""

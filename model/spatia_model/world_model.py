@@ -202,7 +202,7 @@ class WorldModel:
         rngs = [_generator(job.state.rng_state) for job in jobs]
         clips = self.generator.generate([self._condition(job, memory) for job in jobs], rngs)
         seen = [self._perceive(job, frames, memory) for job, frames in zip(jobs, clips, strict=True)]
-        return _each(workers, lambda *made: self._remember(*made, memory), jobs, clips, seen, rngs)
+        return _each(workers, self._remember, jobs, clips, seen, rngs, [memory] * len(jobs))
 
     def _look(self, state: WorldState, path: torch.Tensor, memory: bool) -> tuple[Projection, tuple[int, ...]]:
         """What the memory shows along the path, and which keyframes saw the same surfaces."""

@@ -135,10 +135,11 @@ class CallableTask(Task):
 
     def judge(self, scene: Scene, state: State) -> Verdict:
         given = self.function(scene.observation, dict(scene.info))
-        verdict = given if isinstance(given, tuple) else (given, False)
-        reward, terminated, metrics = (*verdict, {})[:3] if len(verdict) in (2, 3) else (math.nan, False, {})
+        parts = given if isinstance(given, tuple) else (given,)
+        terminated = parts[1] if len(parts) > 1 else False
+        metrics = parts[2] if len(parts) > 2 else {}
         try:
-            reward = float(reward)
+            reward = float(parts[0]) if len(parts) in (1, 2, 3) else math.nan  # type: ignore[arg-type]
         except (TypeError, ValueError):
             reward = math.nan
         if not math.isfinite(reward) or not isinstance(terminated, (bool, np.bool_)) or not isinstance(metrics, Mapping):

@@ -438,7 +438,7 @@ def test_the_true_thing_fills_the_view_when_one_stands_before_it():
         words = named_words(info["instruction"])
         assert words and [word for word, told in zip(WORDS, observation["goal"], strict=True) if told] == words
         assert env.task_description == info["instruction"]
-        target = env._episode.task["target"]
+        target = env._episode.task["target"]  # type: ignore[index]
         thing = env.world.world(WORLD, "room", 0).things[target]
         assert thing.noun in info["instruction"]
         middle = (np.array(thing.low) + np.array(thing.high)) / 2

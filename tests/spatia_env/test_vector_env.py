@@ -114,13 +114,15 @@ def test_worlds_of_the_model_in_a_batch_are_those_of_single_envs(task, tiny):
             two.append(env.reset() if env._episode.ended else env.step(actions[step, number])[::4])
 
 
-@pytest.mark.parametrize("threads", [1, 2, 3])
-def test_workers_change_nothing_and_leave_the_threads_as_they_were(threads, tiny):
+@pytest.mark.parametrize(("threads", "as_on_a_gpu"), [(1, False), (2, False), (3, False), (2, True)])
+def test_workers_change_nothing_and_leave_the_threads_as_they_were(threads, as_on_a_gpu, tiny, monkeypatch):
+    """Whole worlds dealt out, or (as on a GPU) one batch whose maps are kept side by side."""
     image = tiny_picture().numpy()
     envs = SpatiaNavVectorEnv(3, model=tiny, image=image)
     envs.reset(seed=0)
     expected = envs.step(np.array([0, 1, 2]))[0]
     before = torch.get_num_threads()
+    monkeypatch.setattr(type(tiny), "_on_cpu", not as_on_a_gpu)
     try:
         torch.set_num_threads(threads)
         envs.reset(seed=0)
