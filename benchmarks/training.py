@@ -13,6 +13,7 @@ the work, recomputation included. Nothing is measured, so it needs no GPU; what 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import statistics
 import tempfile
@@ -198,6 +199,7 @@ def count(args: argparse.Namespace, **sizes: Any) -> dict[str, float]:
                 loss = loss_of(module, batch)
             forward = live.peak
             loss.backward()
+            gc.collect()
             backward, live.peak = live.peak, live.now
             optimizer.step()
     own = sum(p.numel() * p.element_size() for p in module.parameters()) / GB
@@ -234,8 +236,10 @@ class Live(TorchDispatchMode):
         if storage not in self.known:
             self.known[storage] = size = storage.nbytes()
             self.now += size
-            self.peak = max(self.peak, self.now)
             weakref.finalize(storage, self.release, size)
+            if self.now > self.peak + 1e8:  # what only cycles of Python's objects keep alive does not count
+                gc.collect()
+            self.peak = max(self.peak, self.now)
 
     def release(self, size: int) -> None:
         self.now -= size

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset, Sampler
 
-from spatia_model.data.schema import Clip, ShardError, from_row, read_metadata
+from spatia_model.data.schema import Clip, DamagedShard, ShardError, from_row, read_metadata
 
 INDEX = "index.json"
 SMALL = ("key", "video", "number", "height", "width", "frame_numbers", "preceding", "reference_frames")
@@ -100,7 +100,7 @@ class ClipDataset(Dataset[Clip]):
             try:
                 self._open[shard] = pq.ParquetFile(path, filesystem=self._filesystem, pre_buffer=False)
             except (OSError, ValueError) as error:
-                raise ShardError(f"{path}: not a whole Parquet file ({error}); remove it, prepare it again") from error
+                raise DamagedShard(f"{path}: not a whole Parquet file ({error}); remove it, prepare it again") from error
         return self._open[shard]
 
     def sequences(self) -> dict[str, list[int]]:
@@ -176,7 +176,7 @@ def describe_shard(path: str | Path, filesystem: Any = None) -> dict[str, Any]:
     try:
         file = pq.ParquetFile(str(path), filesystem=filesystem, pre_buffer=False)
     except (OSError, ValueError) as error:
-        raise ShardError(f"{path}: not a whole Parquet file ({error}); remove it, prepare it again") from error
+        raise DamagedShard(f"{path}: not a whole Parquet file ({error}); remove it, prepare it again") from error
     metadata = read_metadata(file.schema_arrow, str(path))
     rows = [
         [r["key"], r["video"], r["number"], [len(r["frame_numbers"]), r["height"], r["width"]], r["preceding"], len(r["reference_frames"])]

@@ -227,6 +227,10 @@ class ShardError(ValueError):
     """A shard that cannot be read, and what to do about it."""
 
 
+class DamagedShard(ShardError):
+    """A shard that is not whole."""
+
+
 def write_shard(path: str | Path, clips: Iterable[Clip], metadata: Mapping[str, Any], pictures: str = "png") -> int:
     """Write clips to one Parquet file, whole or not at all; returns their number. Nothing is written for no clips."""
     return write_rows(path, (to_row(clip, pictures) for clip in clips), metadata)

@@ -33,9 +33,10 @@ Averaged = Callable[[], AbstractContextManager[None]]
 class Stage(Protocol):
     """One thing that is trained."""
 
-    module: (
-        nn.Module
-    )  # forward(batch) -> (loss, {name: 0-d tensor, NaN where a batch says nothing}); parameters that require gradients are trained
+    @property
+    def module(self) -> nn.Module:
+        """forward(batch) -> (loss, {name: 0-d tensor, NaN where a batch says nothing}); what requires gradients is trained."""
+        ...
 
     def batches(self, rank: int, world: int, start: int) -> Iterator[Batch]:
         """This process's micro batches from its number `start` on, as CPU tensors. Endless, and the same whenever asked again."""
@@ -123,7 +124,7 @@ def fit(stage: Stage, recipe: Recipe, out: Path, cpu: bool = False) -> dict[str,
         if norm is None or accelerator.distributed_type == "DEEPSPEED":  # it clips, and steps, by itself
             norm = math.nan
             optimizer.step()
-        elif math.isfinite(norm := float(norm.full_tensor() if hasattr(norm, "full_tensor") else norm)):
+        elif math.isfinite(norm := float(getattr(norm, "full_tensor", lambda whole=norm: whole)())):  # of sharded weights: gathered
             optimizer.step()
         else:
             log.skipped += 1  # one broken batch must not poison the weights
@@ -173,7 +174,7 @@ def _freeze(module: nn.Module, recipe: Recipe, accelerator: Any) -> None:
             p.data = p.data.to(torch.bfloat16)
 
 
-def _trackers(recipe: Recipe) -> list[str]:
+def _trackers(recipe: Recipe) -> list[Any]:
     from importlib.util import find_spec
 
     found = ["tensorboard"] if find_spec("tensorboard") else []

@@ -129,7 +129,8 @@ class ControlStage:
 
     def _plain(self, i: int) -> Batch:
         """One validation clip with nothing dropped, on the model's device."""
-        batch = collate([self.held_out[i]], self.context_rows)
+        with torch.autocast("cpu", enabled=False):  # clips are float16, which autocast on a CPU does not stack
+            batch = collate([self.held_out[i]], self.context_rows)
         prompts, captions = batch.pop("prompts"), batch.pop("captions")
         batch["texts"] = [" . ".join(filter(None, (prompts[0], captions[0])))]
         batch["references"] = batch["references"][:, :, : self.recipe.max_references]

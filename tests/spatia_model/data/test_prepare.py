@@ -404,3 +404,23 @@ def test_settings_say_what_is_wrong():
         with pytest.raises(ValueError, match=message):
             replace(SETTINGS, **changes)
     assert building.describe(SETTINGS)["frames"] == 13
+
+
+def test_shards_of_a_newer_version_are_never_removed(tmp_path, made_with, monkeypatch):
+    from spatia_model.data import schema
+    from spatia_model.data.schema import ShardError
+
+    made_with(tools())
+    source = realestate(tmp_path, 1)
+    run.prepare(source, tmp_path / "out", SETTINGS, NAMES)
+    shard = tmp_path / "out" / "shards" / "00000.parquet"
+    before = shard.read_bytes()
+    monkeypatch.setattr(schema, "VERSION", 0)
+    with pytest.raises(ShardError, match="version 1 .* update spatia"):
+        run.prepare(source, tmp_path / "out", SETTINGS, NAMES)
+    monkeypatch.undo()
+    assert shard.read_bytes() == before
+    made_with(tools())
+    shard.write_bytes(before[:500])
+    assert run.prepare(source, tmp_path / "out", SETTINGS, NAMES)["clips"] >= 1
+    assert (tmp_path / "out" / "shards" / "00000.damaged").exists()

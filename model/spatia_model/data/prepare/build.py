@@ -176,7 +176,7 @@ def _one(
     place = {n: i for i, n in enumerate(needed)}
     everything = fit_frames(source, h, w)
     poses = footage.T_world_camera[needed].clone()
-    intrinsics = fit_intrinsics(footage.intrinsics[needed], tuple(source.shape[1:3]), h, w)
+    intrinsics = fit_intrinsics(footage.intrinsics[needed], (source.shape[1], source.shape[2]), h, w)
 
     c = place[cloud]
     camera = camera_from_normalised(intrinsics[c].tolist(), w, h)

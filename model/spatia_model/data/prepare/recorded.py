@@ -149,7 +149,8 @@ class _Rendered:
 
     def truth(self) -> GroundTruth:
         if self._truth is None:
-            self._truth = self.world.render(self.path, self.camera, self.times, threads=1)
+            truth: GroundTruth = self.world.render(self.path, self.camera, self.times, threads=1)
+            self._truth = truth
         return self._truth
 
     def rgb(self, numbers: Sequence[int]) -> torch.Tensor:

@@ -28,7 +28,7 @@ from spatia_model.data.clips import describe_shard, write_index
 from spatia_model.data.prepare import build as building
 from spatia_model.data.prepare.footage import BadFootage, Footage
 from spatia_model.data.prepare.tools import Tools, load_tools
-from spatia_model.data.schema import ShardError, write_rows, write_shard
+from spatia_model.data.schema import DamagedShard, write_rows, write_shard
 
 PANELS = 24  # in the summary's picture
 
@@ -63,7 +63,7 @@ def prepare(
     out.mkdir(parents=True, exist_ok=True)
     _claim(out, settings, names)
     (out / "parts").mkdir(exist_ok=True)
-    for leftover in (out / "parts").glob(".*"):
+    for leftover in [*(out / "parts").glob(".*"), *(out / "parts").glob("*.damaged")]:
         leftover.unlink()
     for leftover in (out / "shards").glob(".*") if (out / "shards").exists() else ():
         leftover.unlink()
@@ -95,15 +95,15 @@ def prepare(
 
 
 def finished(out: Path) -> set[str]:
-    """Videos that need no more work. A part or shard that is not whole counts for nothing: it is removed, and its videos are made again."""
+    """Videos that need no more work. A part or shard that is not whole counts for nothing: it is put out of the way and its videos are
+    made again. One that is whole but foreign, or of a newer version, is an error."""
     names = set()
     for path in [*(out / "parts").glob("*.parquet"), *(out / "shards").glob("*.parquet")]:
         try:
             names |= {row[1] for row in describe_shard(path)["rows"]}
-        except ShardError as error:
+        except DamagedShard as error:
             _say(f"{error}; making its videos again")
-            path.unlink()
-    names |= {path.stem for path in (out / "parts").glob("*.none")}
+            path.replace(path.with_suffix(".damaged"))
     return names | {line["video"] for line in _lines(out / "aside.jsonl")}
 
 
