@@ -314,19 +314,15 @@ def evaluate(
     told: list[dict[str, Any]] = [{} for _ in range(num_envs)]
     shown: list[Any] = [None] * num_envs
     returns, waiting = np.zeros(num_envs), deque(range(seed, seed + episodes))
-    first = True
+    envs.reset(seed=seed)  # a mask may leave out only worlds that have begun
     while waiting or any(world is not None for world in at):
-        for k in [k for k in range(num_envs) if at[k] is None]:
-            world = waiting.popleft() if waiting else None
-            if world is None and not first:
+        for k in range(num_envs):
+            if at[k] is not None or not waiting:
                 continue
-            mask = np.ones(num_envs, bool) if first else np.arange(num_envs) == k  # the very first reset is for all
-            observations, infos = envs.reset(
-                seed=[world] * num_envs if first else [world if i == k else None for i in range(num_envs)],
-                options={**beginnings.options(int(world or 0)), "reset_mask": mask} if not first else beginnings.options(int(world or 0)),
-            )
-            first = False
-            at[k], told[k], shown[k], returns[k] = world, of_world(infos, k), observations[k], 0.0
+            at[k] = world = waiting.popleft()
+            options = {**beginnings.options(world), "reset_mask": np.arange(num_envs) == k}
+            observations, infos = envs.reset(seed=[world if i == k else None for i in range(num_envs)], options=options)
+            told[k], shown[k], returns[k] = of_world(infos, k), observations[k], 0.0
             agents[k] = make_agent(envs.envs[k], world)  # type: ignore[attr-defined]
             agents[k].reset(shown[k], told[k])
         actions = np.array([agents[k].act(shown[k], told[k]) if at[k] is not None else MOTIONS - 1 for k in range(num_envs)])

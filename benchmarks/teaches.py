@@ -178,7 +178,7 @@ def summarise(results: list[dict[str, Any]], tasks: list[str], worlds: list[str]
                 for key in ("return", "success"):
                     found = values(task, agent, world, key)
                     summary[f"{task} | {agent} | in the {world} world | {key}"] = {
-                        "mean": round(float(np.mean(found)), 4),
+                        "mean": round(float(np.mean(found)), 4) if found else None,
                         "seeds": found,
                     }
 
