@@ -16,9 +16,10 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
+from spatia_env.agent_file import AgentFile
 from spatia_env.recording.face import EnvFace, EpisodeSummary
 from spatia_env.recording.folder import DatasetWriter, remove
-from spatia_env.rollouts import AgentFile, EnvRequest, Worlds, collect, cpu_count
+from spatia_env.rollouts import EnvRequest, Worlds, collect, cpu_count
 
 _PIECE = 8 * 2**20  # bytes
 _ANSWER = 5.0  # seconds that an address may take

@@ -14,11 +14,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from spatia_env.agent_file import AgentFile
 from spatia_env.commands import common
 from spatia_env.recording.card import dataset_card
 from spatia_env.recording.face import EnvFace, EpisodeSummary
 from spatia_env.recording.folder import DatasetWriter
-from spatia_env.rollouts import AgentFile, EnvRequest, collect, missing
+from spatia_env.rollouts import EnvRequest, collect, missing
 from spatia_env.rollouts_ray import check_address, cluster, collect_on_ray, import_ray
 
 _PUBLISH_EVERY = 60.0  # seconds

@@ -7,11 +7,7 @@ published is recorded in ``meta/spatia.json``, written last: everything beyond i
 
 from __future__ import annotations
 
-import copy
 import json
-import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -21,25 +17,15 @@ from spatia_env.recording import lerobot_features, lerobot_stats, lerobot_video
 from spatia_env.recording.face import EnvFace, EpisodeSummary
 from spatia_env.recording.folder import DatasetWriter, EpisodeSink, appear, remove, write_atomically
 from spatia_env.recording.lerobot_features import DEFAULTS, Columns
+from spatia_env.recording.lerobot_sink import EPISODE, ROWS, LeRobotSink
 from spatia_env.recording.lerobot_stats import Stats
+from spatia_env.recording.lerobot_tables import arrow_schema, pyarrow, tasks_table
 
-INSTALL = 'pip install "spatia[rollouts]"'
 CODEBASE_VERSION = "v3.0"
 CHUNK_SIZE = 1000  # files per chunk
 DATA_MB, VIDEO_MB = 100, 200  # per file
-_ROWS = 512  # per row group
 _STATE = "meta/spatia.json"
-_EPISODE = "episode.json"
 _SUMMARY = ("seed", "total_reward", "terminated", "truncated", "success", "error")
-
-
-def _pyarrow() -> Any:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise ImportError(f"the lerobot format needs {error.name}, which is not here; install it: {INSTALL}") from error
-    return pyarrow
 
 
 class LeRobotWriter(DatasetWriter):
@@ -102,7 +88,7 @@ class LeRobotWriter(DatasetWriter):
     # -- parts of DatasetWriter ----------------------------------------------------------------------
 
     def _check_libraries(self) -> None:
-        _pyarrow()
+        pyarrow()
 
     def _check_face(self, face: EnvFace) -> None:
         lerobot_features.check_spaces(face)
@@ -142,13 +128,13 @@ class LeRobotWriter(DatasetWriter):
         return found
 
     def _read_summary(self, unit: Path) -> EpisodeSummary:
-        told = json.loads((unit / _EPISODE).read_text(encoding="utf-8"))
+        told = json.loads((unit / EPISODE).read_text(encoding="utf-8"))
         self._agree(Columns(told["features"]))
         return EpisodeSummary(**told["summary"])
 
     def _begin(self, summary: EpisodeSummary, observation: Any, info: dict[str, Any]) -> EpisodeSink:
         self._agree(lerobot_features.columns_of(self._opened(), info))
-        return _LeRobotSink(self, summary, observation, info)
+        return LeRobotSink(self, summary, observation, info)
 
     def _agree(self, columns: Columns) -> None:
         if self.columns is not None and columns.features != self.columns.features:
@@ -166,7 +152,7 @@ class LeRobotWriter(DatasetWriter):
         assert self.columns is not None
         state = json.loads(json.dumps(self.state))
         chunk, number = divmod(state["groups"], CHUNK_SIZE)
-        told = {index: json.loads((self.unit(index) / _EPISODE).read_text(encoding="utf-8")) for index in indices}
+        told = {index: json.loads((self.unit(index) / EPISODE).read_text(encoding="utf-8")) for index in indices}
         with_rows = [index for index in indices if told[index]["summary"]["steps"]]
         state["empty"] += [told[index]["summary"] for index in indices if index not in with_rows]
         state["features"] = self.columns.features
@@ -186,11 +172,11 @@ class LeRobotWriter(DatasetWriter):
         self, indices: list[int], told: dict[int, Any], state: dict[str, Any], chunk: int, number: int
     ) -> list[dict[str, Any]]:
         """Write the data file; returns the episodes table's rows so far, and counts episodes, frames and tasks in `state`."""
-        pa, pq = _pyarrow(), _pyarrow().parquet
+        pa, pq = pyarrow(), pyarrow().parquet
         assert self.columns is not None
         target = self._place("data", chunk, number, "parquet")
         temporary = target.parent / f".{target.name}"
-        schema = _schema(pa, self.columns.values | DEFAULTS)
+        schema = arrow_schema(pa, self.columns.values | DEFAULTS)
         rows: list[dict[str, Any]] = []
         with pq.ParquetWriter(temporary, schema, compression="snappy", use_dictionary=True) as file:
             for index in indices:
@@ -202,7 +188,7 @@ class LeRobotWriter(DatasetWriter):
                 task_index = state["tasks"].index(task)
                 start = 0
                 with pq.ParquetFile(self.unit(index) / "rows.parquet") as source:
-                    for batch in source.iter_batches(_ROWS):
+                    for batch in source.iter_batches(ROWS):
                         count = np.arange(start, start + len(batch))
                         added = {
                             "timestamp": (count / self.fps).astype(np.float32),
@@ -257,7 +243,7 @@ class LeRobotWriter(DatasetWriter):
             row[f"videos/{key}/to_timestamp"] = frames / self.fps
 
     def _write_episode_rows(self, rows: list[dict[str, Any]], state: dict[str, Any], chunk: int, number: int) -> None:
-        pa, pq = _pyarrow(), _pyarrow().parquet
+        pa, pq = pyarrow(), pyarrow().parquet
         target = self._place("meta/episodes", chunk, number, "parquet")
         temporary = target.parent / f".{target.name}"
         flat: list[dict[str, Any]] = []
@@ -312,7 +298,7 @@ class LeRobotWriter(DatasetWriter):
             "features": features,
         }
         temporary = self.folder / "meta" / ".tasks.parquet"
-        _pyarrow().parquet.write_table(_tasks_table(_pyarrow(), state["tasks"]), temporary)
+        pyarrow().parquet.write_table(tasks_table(pyarrow(), state["tasks"]), temporary)
         appear(temporary, self.folder / "meta" / "tasks.parquet")
         write_atomically(self.folder / "meta" / "stats.json", json.dumps(state["stats"], indent=4))
         write_atomically(self.folder / "meta" / "info.json", json.dumps(info, indent=4, ensure_ascii=False))
@@ -321,129 +307,3 @@ class LeRobotWriter(DatasetWriter):
         path = self.folder / kind / f"chunk-{chunk:03d}" / f"file-{number:03d}.{suffix}"
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
-
-
-class _LeRobotSink(EpisodeSink):
-    def __init__(self, writer: LeRobotWriter, summary: EpisodeSummary, observation: Any, info: dict[str, Any]) -> None:
-        super().__init__(summary)
-        pa = _pyarrow()
-        assert writer.columns is not None
-        self.writer, self.columns, self.face = writer, writer.columns, writer._opened()
-        self.target = writer.unit(summary.index)
-        self.place = Path(tempfile.mkdtemp(prefix=f".{self.target.name}-{os.getpid()}-", dir=self.target.parent))
-        self.schema = _schema(pa, self.columns.values)
-        self.rows = pa.parquet.ParquetWriter(self.place / "rows.parquet", self.schema, compression="snappy")
-        self.buffer: dict[str, list[Any]] = {name: [] for name in self.schema.names}
-        self.counts = {key: lerobot_stats.ImageCounts() for key in self.columns.videos}
-        self.videos: dict[str, lerobot_video.StreamWriter] = {}
-        self._saw(observation, info)
-        self.last: dict[str, Any] | None = None  # held back: its end may still be amended
-
-    def _add(self, action: Any, observation: Any, reward: float, terminated: bool, truncated: bool, info: dict[str, Any]) -> None:
-        self._keep_last()
-        row = lerobot_features.row_of(self.face, self.columns, self.observation, self.info, action)
-        success = bool(info.get("is_success", False))
-        row |= {"next.reward": reward, "next.done": terminated or truncated, "next.truncated": truncated, "next.success": success}
-        for key in self.columns.videos:
-            frame = row.pop(key)
-            if key not in self.videos:
-                height, width = frame.shape[:2]
-                self.videos[key] = lerobot_video.StreamWriter(self.place / f"{key}.h264", width, height)
-            self.videos[key].add(frame)
-            self.counts[key].add(frame)
-        self.last = {key: np.array(value) if isinstance(value, np.ndarray) else value for key, value in row.items()}
-        self._saw(observation, info)
-
-    def _saw(self, observation: Any, info: dict[str, Any]) -> None:
-        """Keep for the next row what was seen; copies, for an env may write into its arrays again."""
-        self.observation, self.info = copy.deepcopy(observation), {key: copy.deepcopy(info[key]) for key in ("poses", "K") if key in info}
-
-    def _keep_last(self) -> None:
-        if self.last is None:
-            return
-        for name, values in self.buffer.items():
-            values.append(self.last[name])
-        self.last = None
-        if len(self.buffer["next.reward"]) >= _ROWS:
-            self._flush()
-
-    def _flush(self) -> None:
-        pa = _pyarrow()
-        if self.buffer["next.reward"]:
-            arrays = [_array(pa, self.schema.field(name).type, values) for name, values in self.buffer.items()]
-            self.rows.write_table(pa.Table.from_arrays(arrays, schema=self.schema))
-            self.buffer = {name: [] for name in self.buffer}
-
-    def _finish(self) -> None:
-        if self.last is not None and not self.summary.terminated:
-            self.last["next.done"] = self.last["next.truncated"] = True
-        self._keep_last()
-        self._flush()
-        self.rows.close()
-        for video in self.videos.values():
-            video.close()
-        told = {"summary": vars(self.summary), "features": self.columns.features, "stats": lerobot_stats.to_lists(self._stats())}
-        (self.place / _EPISODE).write_text(json.dumps(told, ensure_ascii=False), encoding="utf-8")
-        self.place.chmod(0o755)
-        appear(self.place, self.target)
-        self.writer._took(self.summary)
-
-    def _stats(self) -> dict[str, Stats]:
-        """Column by column, so that a long episode is never whole in memory."""
-        pq = _pyarrow().parquet
-        found: dict[str, Stats] = {}
-        if not self.summary.steps:
-            return found
-        for name, feature in self.columns.features.items():
-            if feature["dtype"] == "video":
-                found[name] = self.counts[name].stats()
-            elif feature["dtype"] != "string":
-                column = pq.read_table(self.place / "rows.parquet", columns=[name])[name].combine_chunks()
-                values = column.flatten() if feature["shape"] != [1] else column
-                found[name] = lerobot_stats.vector_stats(values.to_numpy(zero_copy_only=False).reshape(len(column), -1))
-        return found
-
-    def discard(self) -> None:
-        self.rows.close()
-        for video in self.videos.values():
-            video.close()
-        shutil.rmtree(self.place, ignore_errors=True)
-
-
-def _tasks_table(pa: Any, tasks: list[str]) -> Any:
-    """The table that pandas reads as a frame with `task_index` as column and the tasks as index, for LeRobot looks tasks up so.
-
-    The metadata is that of https://pandas.pydata.org/docs/development/developer.html#storing-pandas-dataframe-objects-in-apache-parquet-format
-    """
-    index = "__index_level_0__"
-    columns = [
-        {"name": "task_index", "field_name": "task_index", "pandas_type": "int64", "numpy_type": "int64", "metadata": None},
-        {"name": None, "field_name": index, "pandas_type": "unicode", "numpy_type": "object", "metadata": None},
-    ]
-    labels = {"name": None, "field_name": None, "pandas_type": "unicode", "numpy_type": "object", "metadata": {"encoding": "UTF-8"}}
-    told = {
-        "index_columns": [index],
-        "column_indexes": [labels],
-        "columns": columns,
-        "creator": {"library": "pyarrow", "version": pa.__version__},
-    }
-    schema = pa.schema(
-        [("task_index", pa.int64()), (index, pa.string())], metadata={"pandas": json.dumps(told | {"pandas_version": "2.2.0"})}
-    )
-    return pa.table({"task_index": range(len(tasks)), index: tasks}, schema=schema)
-
-
-def _schema(pa: Any, features: dict[str, dict[str, Any]]) -> Any:
-    kinds = {"float32": pa.float32(), "float64": pa.float64(), "int64": pa.int64(), "bool": pa.bool_(), "string": pa.string()}
-    fields = []
-    for name, feature in features.items():
-        kind, size = kinds[feature["dtype"]], feature["shape"][0]
-        fields.append(pa.field(name, kind if size == 1 else pa.list_(kind, size)))
-    return pa.schema(fields)
-
-
-def _array(pa: Any, kind: Any, values: list[Any]) -> Any:
-    if not pa.types.is_fixed_size_list(kind):
-        return pa.array([value.reshape(-1)[0] if isinstance(value, np.ndarray) else value for value in values], kind)
-    flat = np.concatenate([np.asarray(value).reshape(-1) for value in values])
-    return pa.FixedSizeListArray.from_arrays(pa.array(flat.astype(kind.value_type.to_pandas_dtype())), kind.list_size)

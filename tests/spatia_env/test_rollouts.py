@@ -14,8 +14,9 @@ import pytest
 from gymnasium import spaces
 
 from spatia_env import cli
+from spatia_env.agent_file import AgentFile
 from spatia_env.recording import EnvFace, LeRobotWriter, MinariWriter
-from spatia_env.rollouts import AgentFile, BatchedWorlds, EnvRequest, SingleWorlds, as_action, collect, info_of, missing
+from spatia_env.rollouts import BatchedWorlds, EnvRequest, SingleWorlds, as_action, collect, info_of, missing
 from tests.conftest import needs_weights
 from tests.fakes import FakeWorld
 from tests.spatia_env.fast_env import Clumsy, FastWorld, Stubborn, Walker
