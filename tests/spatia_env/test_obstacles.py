@@ -125,6 +125,15 @@ def test_who_stands_in_something_may_walk_out_but_not_deeper():
     assert hit and on[-1, 2] < 0.93
 
 
+def test_who_stands_in_the_middle_of_something_may_walk_out_on_any_side():
+    wall = memory_of(WALL)
+    start = EYE.clone()
+    start[2, 3] = 0.96
+    for way in (0.5, -0.5):
+        places, hit = go(wall, straight(0, way) + _at(0.96), "block", start)
+        assert not hit and places[-1, 2] == pytest.approx(0.96 + way)
+
+
 def _at(z: float) -> torch.Tensor:
     move = torch.zeros(4, 4, dtype=torch.float64)
     move[2, 3] = z

@@ -302,6 +302,19 @@ def test_explore_rewards_what_is_new_and_nothing_twice():
     assert not any(step[2] for step in round_one) and not info["is_success"]
 
 
+def test_what_is_forgotten_and_seen_again_is_not_new():
+    env = truth(Explore(), image_size=48)
+    env.reset(seed=0)
+    for _ in range(4):
+        _, _, _, _, info = env.step(RIGHT)
+    before = info["explored_area"]
+    env.edit(lambda memory: memory.keep(torch.arange(len(memory)) % 64 == 0))
+    _, reward, _, _, info = env.step(STAY)  # sees but one of the views again
+    assert explored_area(env.memory) < 0.8 * before
+    assert reward == 0 and info["explored_area"] == before
+    assert sum(env.step(LEFT)[1] for _ in range(4)) < 0.05 * before
+
+
 def test_explore_ends_at_its_target():
     env = truth({"name": "explore", "target": 5.0}, image_size=48)
     _, info = env.reset(seed=0)
