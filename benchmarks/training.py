@@ -25,6 +25,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
+from torch.utils.flop_counter import sdpa_backward_flop_count, sdpa_flop_count
 from torch.utils.weak import WeakIdKeyDictionary
 
 from spatia_model.data.schema import Clip, write_shard
@@ -34,6 +35,21 @@ from spatia_model.training.recipe import Recipe
 from spatia_model.training.stage_control import ControlStage
 
 GB = 1e9
+
+
+def _attention(q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:
+    return sdpa_flop_count(q, k, v)
+
+
+def _attention_backward(gradient: Any, q: Any, k: Any, v: Any, *_: Any, **__: Any) -> int:
+    return sdpa_backward_flop_count(gradient, q, k, v)
+
+
+# PyTorch's counter does not know the attention of CPUs
+CPU_ATTENTION = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+}
 
 
 def clip(number: int) -> Clip:
@@ -110,7 +126,7 @@ def loader(args: argparse.Namespace) -> dict[str, float]:
         batches = stage.batches(0, 1, 0)
         kept = max((next(batches) for _ in range(4)), key=lambda b: b["references"].shape[2])
         references = kept["references"].shape[2]
-        counter = FlopCounterMode(display=False)
+        counter = FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION)
         with counter:
             step(kept)
         cached, real = [], []
@@ -191,7 +207,7 @@ def count(args: argparse.Namespace, **sizes: Any) -> dict[str, float]:
         # which times there are shows in data only: on shapes alone, their number (references and history 0, targets t) is given
         distinct = torch.zeros(2), torch.zeros(1, frames + references, dtype=torch.long)
         transformer._embed_times = fake_times(transformer, distinct)  # type: ignore[method-assign]
-        live, flops = Live(), FlopCounterMode(display=False)
+        live, flops = Live(), FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION)
         for tensor in (*module.parameters(), *average):
             live.track(tensor)
         with flops, live:
