@@ -56,12 +56,37 @@ COMMANDS: dict[str, Command] = {
         "spatia eval memory --env SpatiaTruth-v0 --env-args '{\"movers\": 0}' --require\n"
         "spatia eval memory --env my_envs:MyWorld-v1 --adapter my_envs.py:adapter --checks deterministic returns_to_view",
     ),
+    "eval camera": Command(
+        "spatia_model.evaluation.camera_control",
+        "whether the camera goes where it is asked: WorldScore's camera control",
+        "spatia eval camera --worlds 8 --json",
+    ),
+    "eval quality": Command(
+        "spatia_model.evaluation.quality",
+        "PSNR, SSIM and LPIPS along a walk against the truth",
+        "spatia eval quality --worlds 8 --clips 4 --json",
+    ),
+    "eval ablation": Command(
+        "spatia_model.evaluation.ablation",
+        "what projection, references, their number and the voxel size are worth",
+        "spatia eval ablation --worlds 8 --json\nspatia eval ablation --worlds 4 --references 1 2 3 --voxels 0.03 0.05 0.07",
+    ),
+    "eval long-horizon": Command(
+        "spatia_model.evaluation.long_horizon",
+        "closed loops of growing length, with memory and without",
+        "spatia eval long-horizon --clips 2 6 20 50 --worlds 4 --json",
+    ),
+    "eval report": Command(
+        "spatia_model.evaluation.full_report",
+        "every evaluation of one model in one folder, resumable, with the paper's figures beside",
+        "spatia eval report --worlds 4 --out outputs/report",
+    ),
     "prepare": Command(
         "spatia_model.data.prepare.cli",
         "training clips from videos, data sets, rollouts or procedural worlds",
         "spatia prepare worlds --worlds 200 --out clips/worlds --processes 2\n"
         "spatia prepare realestate10k RealEstate10K/train --frames-from frames --out clips/re10k\n"
-        "spatia prepare spatialvid SpatialVID-HQ --tier release --size 480x832 --vae Wan2.2-TI2V-5B-Diffusers --out clips/hq\n"
+        "spatia prepare spatialvid SpatialVID-HQ --tier release --size 480x832 --vae spatia-5b --out clips/hq\n"
         "spatia prepare videos holidays --perceiver today --captions captions.json --out clips/holidays --json\n"
         "spatia prepare rollouts outputs/walks-v0 --pictures png --out clips/walks",
     ),
@@ -76,7 +101,7 @@ COMMANDS: dict[str, Command] = {
         "spatia train control --clips clips/worlds --out runs/control\n"
         "spatia train control --clips clips/worlds --trainable all --steps 2000 --lr 3e-4 --batch 16 --micro-batch 16 --out runs/all\n"
         "accelerate launch --config_file configs/accelerate/fsdp.yaml -m spatia_env.cli train control --clips clips/re10k "
-        "--model Wan2.2-TI2V-5B-Diffusers --checkpointing --out runs/5b-control",
+        "--model spatia-5b --checkpointing --out runs/5b-control",
     ),
     "train lora": Command(
         "spatia_model.training.stage_cli",

@@ -39,9 +39,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from spatia_model.evaluation.camera_control import clip_motions
 from spatia_model.evaluation.ghosts import ghost_rate, mover_ghost_rate
 from spatia_model.evaluation.metrics import gradient_energy, psnr, ssim
-from spatia_model.evaluation.motion import Motion, estimate_motion, motion_errors, seen_in
+from spatia_model.evaluation.motion import motion_errors, seen_in
 from spatia_model.evaluation.report import Progress, print_report, save_strip, summarise
 from spatia_model.evaluation.setting import (
     SEED,
@@ -53,7 +54,6 @@ from spatia_model.evaluation.setting import (
     vae_reconstruction,
     walk,
 )
-from spatia_model.geometry import se3
 from spatia_model.types import Camera, GroundTruth
 from spatia_model.world_model import WorldModel
 from spatia_model.worlds import World
@@ -87,7 +87,6 @@ DETAILS = (
     "revisit_seen_from_start",
 )
 LEAST_WAY = 0.1  # metres of a clip that counts as walking
-MEASURABLE = 1.0, 0.05  # degrees and metres within which the estimate on true frames must be
 
 
 def evaluate_closed_loop(
@@ -181,33 +180,11 @@ def closed_loop_figures(model: WorldModel, world: World, walked: Walk) -> dict[s
 
 def motion_figures(walked: Walk, seen: torch.Tensor, camera: Camera, step: int) -> dict[str, float | None]:
     """Camera errors of a walk's clips; `seen` (1 + N, H, W) as `motion.seen_in` gives it for the first picture."""
-    shown = torch.cat([walked.truth.rgb[:1], walked.frames])
-    turns, gaps, own_turns, own_gaps, asked_way = [], [], [], [], []
-    for start in range(0, len(walked.path) - 1, step):
-        end = start + step
-        asked = se3.inverse(walked.path[end]) @ walked.path[start]
-        depth = walked.truth.depth[start]
-
-        def estimate(pictures: torch.Tensor) -> Motion | None:
-            return estimate_motion(pictures[start], depth, pictures[end], camera, asked, seen[start])  # noqa: B023 - used at once
-
-        control = estimate(walked.truth.rgb)
-        if control is None:
-            continue
-        own_turn, own_gap = motion_errors(control.T_target_source, asked)
-        if own_turn > MEASURABLE[0] or own_gap > MEASURABLE[1]:
-            continue
-        motion = estimate(shown)
-        if motion is None:  # nothing of the place is to be found in the picture: as wrong as not moving at all
-            motion = Motion(torch.eye(4, dtype=torch.float64), 0.0, 0.0)
-        turn, gap = motion_errors(motion.T_target_source, asked)
-        turns.append(turn)
-        gaps.append(gap)
-        own_turns.append(own_turn)
-        own_gaps.append(own_gap)
-        asked_way.append(float(asked[:3, 3].norm()))
-    # A clip that only turns has no way to be wrong by a share of.
-    walking = [i for i, way in enumerate(asked_way) if way >= LEAST_WAY]
+    motions = clip_motions(walked, seen, camera, step)
+    turns, gaps = [list(values) for values in zip(*(motion_errors(m.estimated, m.asked) for m in motions), strict=True)] or ([], [])
+    own_turns, own_gaps = [list(values) for values in zip(*(motion_errors(m.own, m.asked) for m in motions), strict=True)] or ([], [])
+    asked_way = [float(m.asked[:3, 3].norm()) for m in motions]
+    walking = [i for i, way in enumerate(asked_way) if way >= LEAST_WAY]  # a clip that only turns has no way to be wrong by a share of
 
     def mean(values: list[float]) -> float | None:
         return sum(values) / len(values) if values else None

@@ -54,6 +54,25 @@ def print_report(result: Mapping[str, Any], as_json: bool, units: Mapping[str, s
         print(f"{key:28} {figure:>9}{spread:14} {units.get(key, '')}".rstrip())
 
 
+def print_tables(result: Mapping[str, Any], as_json: bool, figures: Sequence[str]) -> None:
+    """One JSON object, or the tables of `result["tables"]` (table to row to figures) on stdout."""
+    if as_json:
+        print(json.dumps(result, allow_nan=False))
+        return
+    print(", ".join(f"{k} {v}" for k, v in result["config"].items() if v is not None))
+    for table, rows in result["tables"].items():
+        known = [key for key in figures if any(row.get(key) is not None for row in rows.values())]
+        print(f"\n{table:20}" + "".join(f"{key:>22}" for key in known))
+        for name, row in rows.items():
+            cells = []
+            for key in known:
+                mean, width = row.get(key), row.get(f"{key}_ci95")
+                cells.append("-" if mean is None else f"{mean:.3f}" + ("" if width is None else f" +- {width:.3f}"))
+            print(f"{name:20}" + "".join(f"{cell:>22}" for cell in cells))
+    for package, line in result.get("absent", {}).items():
+        print(f"without {package}: {line}")
+
+
 class Progress:
     """Counts worlds on stderr."""
 
