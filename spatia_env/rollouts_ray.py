@@ -62,8 +62,10 @@ def cluster(address: str) -> Iterator[Any]:
     try:
         with _packages_on_path():
             ray.init(**options)
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+    except Exception as error:  # a node that starts too slowly is a bare Exception
         reason = " ".join(str(error).split())[:300]
+        if address == "local":
+            raise ValueError(f"the local Ray cluster did not start ({reason}); free some CPU and memory, or leave --ray out") from error
         raise ValueError(f"no Ray cluster answers at {address} ({reason}); start one (ray start --head), or give local") from error
     try:
         yield ray

@@ -541,6 +541,20 @@ def test_a_ray_address_that_does_not_answer(tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_cluster_that_does_not_start_is_told(tmp_path, capsys, monkeypatch):
+    import sys
+    from types import SimpleNamespace
+
+    def init(**options: Any) -> None:
+        raise Exception("The current node timed out during startup.")
+
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(is_initialized=lambda: False, init=init))
+    for address, message in (("local", "the local Ray cluster did not start (The current"), ("auto", "no Ray cluster answers at auto")):
+        assert cli.main(command(tmp_path / "out", "--ray", address)) == 1
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_without_the_libraries_the_install_line_is_told(tmp_path, capsys, monkeypatch):
     import sys
 
