@@ -44,7 +44,7 @@ class MiniConfig:
     max_references: int = 3
     reference_threshold: float = 0.04
     voxel_size: float = 0.03
-    steps: int = 4
+    steps: int = 2
     guidance: float = 1.0
     motion_gap: int = 2
 

@@ -51,8 +51,8 @@ class DenoiserStage:
     """Clean-sample prediction with conditions dropped at random; weights favour movers and what the memory lacks.
 
     From step `own_from` on (None: never) a share `own` of the batches are not true latents with noise but what the sampler itself makes
-    of noise in its first steps. With a few large steps the two differ: the sampler's half-way latents are smoother than true ones, and a
-    model that has only seen the latter takes the noise in them for texture.
+    of noise in its first of `own_steps` steps. With a few large steps the two differ: the sampler's half-way latents are smoother than
+    true ones, and a model that has only seen the latter takes the noise in them for texture.
     """
 
     name = "denoiser"
@@ -71,12 +71,13 @@ class DenoiserStage:
         history_noise: float = 0.08,
         own: float = 0.5,
         own_from: int | None = None,
+        own_steps: int = 4,
     ):
         self.mini = mini or MiniConfig()
         self.model = Generator(transformer or MINI_TRANSFORMER, CompactTextConfig(vocabulary))
         self.latents, self.validation, self.vae, self.batch = latents, validation, vae.eval(), batch
         self.drop_text, self.drop_memory, self.history_noise = drop_text, drop_memory, history_noise
-        self.own, self.own_from = own, own_from
+        self.own, self.own_from, self.own_steps = own, own_from, own_steps
         self.known = 1 + (self.mini.history_frames - 1) // vae.temporal_factor
         with torch.inference_mode():  # control when there is no memory: black frames, nothing covered
             black = torch.zeros(1, self.mini.window, self.mini.image_size, self.mini.image_size, 3, dtype=torch.uint8)
@@ -113,7 +114,7 @@ class DenoiserStage:
         sigma = torch.where(first, torch.ones(()), sigma).to(device)
         taken = self._steps_taken(rng, step)
         if taken:
-            sigma = torch.full_like(sigma, 1 - taken / self.mini.steps)
+            sigma = torch.full_like(sigma, 1 - taken / self.own_steps)
         s = sigma.view(-1, 1, 1, 1, 1)
         noise = torch.randn(data.shape, generator=generator).to(device)
         noised = (1 - s) * data + s * noise
@@ -128,7 +129,7 @@ class DenoiserStage:
         if taken:
             with torch.no_grad():
                 some = refs if references else None
-                halfway = sample_window(self.model.transformer, noise, past, some, context, batch["control"], self.mini.steps, stop=taken)
+                halfway = sample_window(self.model.transformer, noise, past, some, context, batch["control"], self.own_steps, stop=taken)
             x = torch.cat([refs, halfway], 2)
         with sdpa_kernel(SDPBackend.MATH):  # the fused kernel's backward is slower at these few tokens
             out = self.model.transformer(x, times, context, batch["control"], references).float()
@@ -141,9 +142,9 @@ class DenoiserStage:
 
     def _steps_taken(self, rng: np.random.Generator, step: int) -> int:
         """How many sampler steps come before the one that this batch trains; 0: noised true latents."""
-        if self.own_from is None or step < self.own_from or self.mini.steps < 2 or rng.random() >= self.own:
+        if self.own_from is None or step < self.own_from or rng.random() >= self.own:
             return 0
-        return int(rng.integers(1, self.mini.steps))
+        return int(rng.integers(1, self.own_steps))
 
     @torch.no_grad()
     def generate(self, walk: Walk, clip: int, steps: int, seed: int = 0) -> tuple[torch.Tensor, ...]:

@@ -273,7 +273,7 @@ def test_own_states_are_what_the_sampler_makes_of_noise(run):
     """The state trained on equals Euler steps written out, from the noise and the answers that the model gave on the way."""
     stage = denoiser_stage(run, own=1.0, own_from=5, history_noise=0.0)
     randomise(stage.model)
-    steps, model = stage.mini.steps, stage.model.transformer
+    steps, model = stage.own_steps, stage.model.transformer
     seen = []
     model.register_forward_hook(
         lambda module, args, kwargs, out: seen.append((args[0], args[1], out, torch.is_grad_enabled())), with_kwargs=True
