@@ -407,12 +407,14 @@ def test_bad_input_is_refused(world, folder, photo, tmp_path, monkeypatch):
         WorldModel.from_pretrained(place)
 
 
-def test_one_copy_of_the_weights_and_a_hub_id(folder, monkeypatch):
+def test_one_copy_of_the_weights_and_a_hub_id(folder, photo, monkeypatch):
     asked = []
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda name, allow_patterns=None: asked.append(name) or str(folder))
     first, second = WorldModel.from_pretrained(folder), WorldModel.from_pretrained("someone/spatia-5b")
     assert first is second and asked == ["someone/spatia-5b"]
     assert first.config == RELEASE  # what spatia.json says
+    env = gym.make("Spatia-v0", image=photo, model=str(folder), disable_env_checker=True)
+    assert env.unwrapped.world is first and env.observation_space.shape == (704, 1248, 3) and env.unwrapped.frames_per_clip == 72
     assert first.unknown_words("xyzzy") == []
 
 
