@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import errno
 import json
+import multiprocessing
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -22,6 +22,7 @@ from spatia_model.training.checkpoints import Ema
 from spatia_model.world_model import WorldModel
 from tests.spatia_model.data import fake_clips
 from tests.spatia_model.tiny import picture, walk
+from tests.spatia_model.training import tiny_run
 from tests.spatia_model.training.tiny_run import SETTINGS, train
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -174,8 +175,15 @@ def test_a_broken_batch_does_not_poison_the_weights(clips, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(flow_module.FlowModule, "forward", forward)
         train(clips, tmp_path, steps=4)
+    assert len(calls) == 8
     for tensor in load_file(last(tmp_path) / "model.safetensors").values():
         assert torch.isfinite(tensor).all()
+
+
+def test_it_trains_and_validates_in_bfloat16(clips, tmp_path):
+    train(clips, tmp_path, steps=1, precision="bf16", validation_clips=1, validate_every=1)
+    figures = json.loads((tmp_path / "validation.jsonl").read_text())
+    assert np.isfinite(figures["psnr"]) and np.isfinite(figures["loss"])
 
 
 def test_the_average_follows_the_formula():
@@ -197,28 +205,36 @@ def environment() -> dict[str, str]:
 
 
 @pytest.mark.slow
-def test_killed_at_random_points_it_ends_with_the_same_bits(tmp_path):
-    clips, steps = fake_clips.write(tmp_path / "clips"), "12"
-    command = [sys.executable, "-m", "tests.spatia_model.training.tiny_run", str(clips)]
-    subprocess.run([*command, str(tmp_path / "whole"), steps], cwd=ROOT, env=environment(), check=True, capture_output=True)
-    rng, kills = random.Random(2_000_003), 0
+def test_killed_at_random_points_it_ends_with_the_same_bits(tmp_path, monkeypatch):
+    """SIGKILL, which nothing can catch, wherever it falls."""
+    for name, value in environment().items():
+        monkeypatch.setenv(name, value)
+    context = multiprocessing.get_context("forkserver")  # imports once, so that the runs begin at once
+    context.set_forkserver_preload(["tests.spatia_model.training.tiny_run"])
+    clips, steps = fake_clips.write(tmp_path / "clips"), 8
+
+    def start(name: str):
+        run = context.Process(target=tiny_run.go, args=(str(clips), str(tmp_path / name), steps))
+        run.start()
+        return run
+
+    whole = start("whole")
+    whole.join()
+    rng, kills = random.Random(2_000_003), []
     for _ in range(3):
-        run = subprocess.Popen(
-            [*command, str(tmp_path / "killed"), steps], cwd=ROOT, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        before = time.monotonic()
-        done = len(list((tmp_path / "killed").glob("checkpoints/step-*")))
-        while run.poll() is None and time.monotonic() - before < 200:  # into the steps, then somewhere among them
-            if len(list((tmp_path / "killed").glob("checkpoints/step-*"))) > min(done, 1):
-                time.sleep(rng.uniform(0, 1.5))
-                break
-            time.sleep(0.02)
-        if run.poll() is None:
-            run.send_signal(signal.SIGKILL)
-            kills += 1
-        run.wait()
+        run = start("killed")
+        done = {path.name for path in (tmp_path / "killed" / "checkpoints").glob("step-*")}
+        while run.is_alive() and {path.name for path in (tmp_path / "killed" / "checkpoints").glob("step-*")} <= done:
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 0.4))
+        if run.is_alive():
+            run.kill()
+            run.join()
+            kills.append(sorted(path.name for path in (tmp_path / "killed" / "checkpoints").iterdir()))
     assert kills
-    subprocess.run([*command, str(tmp_path / "killed"), steps], cwd=ROOT, env=environment(), check=True, capture_output=True)
+    run = start("killed")
+    run.join()
+    assert run.exitcode == 0
     equal(last(tmp_path / "whole"), last(tmp_path / "killed"))
 
 
@@ -227,18 +243,7 @@ def test_two_processes_learn_what_one_learns(tmp_path):
     clips = fake_clips.write(tmp_path / "clips")
     script = ["-m", "tests.spatia_model.training.tiny_run", str(clips)]
     subprocess.run([sys.executable, *script, str(tmp_path / "one"), "3"], cwd=ROOT, env=environment(), check=True, capture_output=True)
-    launch = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--cpu",
-        "--num_processes",
-        "2",
-        "--num_machines",
-        "1",
-        "--main_process_port",
-        "0",
-    ]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     done = subprocess.run([*launch, *script, str(tmp_path / "two"), "3"], cwd=ROOT, env=environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "on 2 process(es)" in done.stderr

@@ -11,7 +11,6 @@ from spatia_model.training.accelerated import fit
 from spatia_model.training.models import Parts
 from spatia_model.training.recipe import Recipe
 from spatia_model.training.stage_control import ControlStage
-from tests.spatia_model.data import fake_clips
 from tests.spatia_model.tiny import CONFIG, OPTIONS, tiny_parts
 
 SETTINGS = {
@@ -59,8 +58,10 @@ def train(clips: Path, out: Path, stop_at: int | None = None, **changes) -> Cont
     return stage
 
 
+def go(clips: str, out: str, steps: int) -> None:
+    """A whole run with a checkpoint after every step, for a process of its own."""
+    train(Path(clips), Path(out), steps=steps, checkpoint_steps=1, keep=2)
+
+
 if __name__ == "__main__":
-    clips, out, steps = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
-    if not (clips / "00000.parquet").exists():
-        fake_clips.write(clips)
-    train(clips, out, steps=steps, checkpoint_steps=1, keep=2)
+    go(sys.argv[1], sys.argv[2], int(sys.argv[3]))
