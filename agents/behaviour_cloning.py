@@ -93,6 +93,11 @@ class Cloner(nn.Module):
         return wrong + (0.1 * F.cross_entropy(words, text) if words.shape[1] > 1 else 0.0)
 
 
+def network_for(known: dict[str, Any]) -> Cloner:
+    """The network that fits what is known of a dataset."""
+    return Cloner(known["channels"], known["numbers"], known["motions"], known["discrete"], len(known["texts"]))
+
+
 class ClonedPolicy:
     """A trained policy as an agent: `policy` is the file that training wrote. Discrete motions are drawn unless `greedy`."""
 
@@ -108,7 +113,7 @@ class ClonedPolicy:
         if self.known["discrete"] != isinstance(env.action_space, gym.spaces.Discrete):
             kind = "discrete" if self.known["discrete"] else "continuous"
             raise ValueError(f"the policy does {kind} motions, the action space is {env.action_space}; use the env it was recorded in")
-        self.network = Cloner(*(self.known[key] for key in ("channels", "numbers", "motions", "discrete")), len(self.known["texts"])).eval()
+        self.network = network_for(self.known).eval()
         self.network.load_state_dict(tensors)
         self.rng, self.greedy = np.random.default_rng(seed), greedy
 
@@ -169,7 +174,7 @@ def read(dataset: Any) -> tuple[list[list[torch.Tensor]], dict[str, Any]]:
         [torch.from_numpy(array) for array in arrays] + [torch.tensor([kept.index(text) if text in kept else 0 for text in each])]
         for arrays, each in zip(episodes, texts, strict=True)
     ]
-    motions = int(dataset.action_space.n) if discrete else 6
+    motions = int(dataset.action_space.n) if discrete else 6  # type: ignore[attr-defined]
     known = {"channels": tensors[0][0].shape[1], "numbers": tensors[0][1].shape[1], "motions": motions, "discrete": discrete, "texts": kept}
     return tensors, known
 
@@ -185,7 +190,7 @@ def train(given: str, out: Path, seed: int = 0, epochs: int = 30, batch: int = 6
     test, fit = (
         [torch.cat(parts) for parts in zip(*(episodes[k] for k in chosen), strict=True)] for chosen in (order[:held], order[held:])
     )
-    network = Cloner(known["channels"], known["numbers"], known["motions"], known["discrete"], len(known["texts"]))
+    network = network_for(known)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, weight_decay=1e-2)
     out.mkdir(parents=True, exist_ok=True)
     best = float("inf")

@@ -100,13 +100,14 @@ class GroundMap:
 
     def standable(self) -> np.ndarray:
         """(size, size) bool: free, and `BODY` away from what is occupied."""
-        return (self.cells == FREE) & (ndimage.distance_transform_edt(self.cells != OCCUPIED) * CELL > BODY)
+        gap: Any = ndimage.distance_transform_edt(self.cells != OCCUPIED)
+        return (self.cells == FREE) & (gap * CELL > BODY)
 
     def frontiers(self) -> list[np.ndarray]:
         """Groups of free cells that touch the unknown: (M, 2) each, groups of fewer than four cells left out."""
         unknown = ndimage.binary_dilation(self.cells == 0, np.ones((3, 3)))
-        labels, count = ndimage.label((self.cells == FREE) & unknown, np.ones((3, 3)))
-        groups = [np.argwhere(labels == number) for number in range(1, count + 1)]
+        labels: np.ndarray = ndimage.label((self.cells == FREE) & unknown, np.ones((3, 3)))[0]  # type: ignore[index]
+        groups = [np.argwhere(labels == number) for number in range(1, int(labels.max()) + 1)]
         return [group for group in groups if len(group) >= 4]
 
     def ways(self, start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -205,13 +206,13 @@ class FrontierExplorer:
 
     def _best_view(self, here: np.ndarray, heading: float, fov: float, length: np.ndarray) -> tuple[np.ndarray, float] | None:
         """Of the views from here and from the frontiers, the one that shows most per step."""
-        views = [(0.0, here, heading + 2 * math.pi / HEADINGS * k) for k in range(1, HEADINGS)]
+        views: list[tuple[float, np.ndarray, float]] = [(0.0, here, heading + 2 * math.pi / HEADINGS * k) for k in range(1, HEADINGS)]
         for group in self.map.frontiers():
             reachable = group[np.isfinite(length[group[:, 0], group[:, 1]])]
             for cell in reachable[self.rng.permutation(len(reachable))[:3]]:
                 place = self.map.corner + (cell + 0.5) * CELL
                 if np.linalg.norm(place - here) > 2 * CELL:
-                    views.append((length[tuple(cell)], place, math.atan2(*(place - here))))
+                    views.append((float(length[tuple(cell)]), place, math.atan2(*(place - here))))
         best, chosen = 0.0, None
         for metres, place, facing in views:
             gain = self.map.gain(place, facing, fov)

@@ -251,8 +251,8 @@ class LanguageAgent:
     @staticmethod
     def _in_picture(color: str, frame: np.ndarray, K: np.ndarray) -> tuple[float, float]:
         """Share of the picture that the largest patch of a colour takes, and its bearing."""
-        labels, count = ndimage.label(color_mask(frame, color), np.ones((3, 3)))
-        if not count:
+        labels: np.ndarray = ndimage.label(color_mask(frame, color), np.ones((3, 3)))[0]  # type: ignore[index]
+        if not labels.any():
             return 0.0, 0.0
         sizes = np.bincount(labels.ravel())[1:]
         column = np.argwhere(labels == 1 + sizes.argmax())[:, 1].mean() + 0.5

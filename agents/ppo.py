@@ -145,7 +145,7 @@ class Beginnings:
 def begin(envs: gym.vector.VectorEnv, which: np.ndarray, options: dict[str, Any], seed: int | None = None) -> dict[str, Any]:
     """A new episode in the worlds of a mask; the infos."""
     seeds = None if seed is None else [seed + k if which[k] else None for k in range(envs.num_envs)]
-    return envs.reset(seed=seeds, options={**options, "reset_mask": which})[1]
+    return envs.reset(seed=seeds, options={**options, "reset_mask": which})[1]  # type: ignore[arg-type]
 
 
 def of_world(infos: dict[str, Any], number: int) -> dict[str, Any]:
@@ -194,7 +194,7 @@ def vec_env(envs: gym.vector.VectorEnv, beginnings: Beginnings, seed: int, scale
                     self.finished.append({"return": float(self.returns[k]), "success": float(info.get("is_success", False))})
             if done.any():
                 infos = self._begin(done)
-                for k in np.nonzero(done)[0]:
+                for k in np.nonzero(done)[0].tolist():
                     self.returns[k], self.seen[k] = 0.0, senses(of_world(infos, k), None)
             return self._stacked(), (scale * rewards).astype(np.float32), done, told
 
@@ -321,7 +321,8 @@ def evaluate(
                 continue
             at[k] = world = waiting.popleft()
             options = {**beginnings.options(world), "reset_mask": np.arange(num_envs) == k}
-            observations, infos = envs.reset(seed=[world if i == k else None for i in range(num_envs)], options=options)
+            seeds: Any = [world if i == k else None for i in range(num_envs)]
+            observations, infos = envs.reset(seed=seeds, options=options)
             told[k], shown[k], returns[k] = of_world(infos, k), observations[k], 0.0
             agents[k] = make_agent(envs.envs[k], world)  # type: ignore[attr-defined]
             agents[k].reset(shown[k], told[k])

@@ -154,8 +154,9 @@ def turned_by(before: np.ndarray, after: np.ndarray, K: np.ndarray, reach: float
     """
     from scipy.ndimage import gaussian_filter, map_coordinates
 
-    gray = [gaussian_filter(picture.astype(np.float64).mean(-1), 1.0) for picture in (before, after)]
-    v, u = np.mgrid[0 : gray[0].shape[0] : 2, 0 : gray[0].shape[1] : 2]
+    gray: list[np.ndarray] = [gaussian_filter(picture.astype(np.float64).mean(-1), 1.0) for picture in (before, after)]
+    height, width = before.shape[:2]
+    v, u = np.mgrid[0:height:2, 0:width:2]
     rays = np.linalg.inv(K) @ np.stack([u.ravel() + 0.5, v.ravel() + 0.5, np.ones(u.size)])
     there = gray[1][v.ravel(), u.ravel()]
 
@@ -163,7 +164,7 @@ def turned_by(before: np.ndarray, after: np.ndarray, K: np.ndarray, reach: float
         c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
         x, y, z = K @ (np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]]) @ rays)  # in the camera before the turn
         x, y = x / np.maximum(z, 1e-6) - 0.5, y / np.maximum(z, 1e-6) - 0.5
-        inside = (z > 1e-6) & (x >= 0) & (x <= gray[0].shape[1] - 1) & (y >= 0) & (y <= gray[0].shape[0] - 1)
+        inside = (z > 1e-6) & (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
         if inside.mean() < 0.2:
             return -1.0
         here = map_coordinates(gray[0], [y[inside], x[inside]], order=1)
