@@ -229,10 +229,11 @@ def read_inputs(args: argparse.Namespace) -> Asked:
                 "high; are the intrinsics of another picture?"
             )
     masks = None
-    if args.masks or case.masks:
+    files = args.masks or ([case.masks] if case.masks else [])
+    if files:
         from spatia_model.perception.user_masks import read_masks
 
-        masks = read_masks(args.masks or [case.masks])
+        masks = read_masks(files)
     elif args.shared_masks:
         raise ValueError("--shared-masks says how to use masks, and there are none: give --masks")
     return Asked(str(case.image), picture, whole, intrinsics, prompts, masks)
@@ -264,6 +265,8 @@ def with_perception(world: Any, name: str, device: str) -> Any:
     from spatia_model.perception.registry import build_perceiver, perception_config
 
     config = dataclasses.replace(perception_config(name), frame_rate=frame_rate(world.config))
+    if hasattr(world.config, "map_rate"):  # the 5B's loop hands over the frames to reconstruct from, and no others
+        config = dataclasses.replace(config, reconstruction_rate=config.frame_rate)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     changed = copy.copy(world)

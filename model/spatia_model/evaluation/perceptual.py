@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -45,7 +46,7 @@ def match_accuracy(first: torch.Tensor, last: torch.Tensor, matcher: Certainty) 
 
 def _lpips(device: str) -> Distance | None:
     try:
-        import lpips
+        lpips = importlib.import_module("lpips")
     except ImportError:
         return None
     network: Any = lpips.LPIPS(net="alex", verbose=False).to(device).eval()
@@ -60,10 +61,10 @@ def _lpips(device: str) -> Distance | None:
 
 def _roma(device: str) -> Certainty | None:
     try:
-        from romatch import roma_outdoor
+        romatch = importlib.import_module("romatch")
     except ImportError:
         return None
-    network: Any = roma_outdoor(device=torch.device(device))
+    network: Any = romatch.roma_outdoor(device=torch.device(device))
 
     def certainty(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
         from PIL import Image

@@ -41,12 +41,12 @@ class UserMasks:
         if self.masks.ndim != 3 or self.masks.dtype != torch.bool or not len(self.masks):
             raise ValueError(f"masks are {tuple(self.masks.shape)} {self.masks.dtype}; expected (N, H, W) bool with N of at least 1")
 
-    def of_frames(self, first: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Masks (count, H, W) bool of frames `first` and on, and which of these frames have one, (count,) bool."""
+    def of_frames(self, frames: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Masks (len(frames), H, W) bool of the frames of these numbers, and which of them have one, (len(frames),) bool."""
         if self.shared:
             union = self.masks.any(0, keepdim=True)
-            return union.expand(count, -1, -1), torch.ones(count, dtype=torch.bool)
-        numbers = torch.arange(first, first + count)
+            return union.expand(len(frames), -1, -1), torch.ones(len(frames), dtype=torch.bool)
+        numbers = torch.tensor(list(frames))
         return self.masks[numbers.clamp(max=len(self.masks) - 1)], numbers < len(self.masks)
 
 
@@ -57,10 +57,16 @@ class UserMaskPerceiver:
         perceiver: whose depth is taken, and whose motion for frames without a mask.
         masks: see `UserMasks`.
         first: number of the first frame that `perceive` will be given. A perceiver has no memory: make one per clip (`with_user_masks`).
+        numbers: of all frames that it will be given, where they are not consecutive.
     """
 
-    def __init__(self, perceiver: Perceiver, masks: UserMasks, first: int = 0):
-        self.perceiver, self.masks, self.first = perceiver, masks, first
+    def __init__(self, perceiver: Perceiver, masks: UserMasks, first: int = 0, numbers: Sequence[int] | None = None):
+        self.perceiver, self.masks, self.first, self.numbers = perceiver, masks, first, numbers
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "perceiver":  # not there yet: while it is being copied
+            raise AttributeError(name)
+        return getattr(self.perceiver, name)
 
     def perceive(
         self,
@@ -71,7 +77,10 @@ class UserMaskPerceiver:
         previous: torch.Tensor | None = None,
     ) -> Perception:
         """See `Perceiver.perceive`."""
-        masks, given = self.masks.of_frames(self.first, len(frames))
+        numbers = range(self.first, self.first + len(frames)) if self.numbers is None else self.numbers
+        if len(numbers) != len(frames):
+            raise ValueError(f"{len(frames)} frames are to be perceived, masks are ready for {len(numbers)}: frames {list(numbers)}")
+        masks, given = self.masks.of_frames(numbers)
         if masks.shape[1:] != frames.shape[1:3]:
             raise ValueError(
                 f"the masks are {masks.shape[2]}x{masks.shape[1]} pixels, the frames {frames.shape[2]}x{frames.shape[1]}: "
@@ -95,15 +104,19 @@ class MaskedWorld:
         """As the model's `begin`."""
         return with_user_masks(self.world, self.masks, 0).begin(*args, **kwargs)
 
-    def advance(self, state: Any, *args: Any, **kwargs: Any) -> Any:
+    def advance(self, state: Any, path: Any, *args: Any, **kwargs: Any) -> Any:
         """As the model's `advance`."""
-        return with_user_masks(self.world, self.masks, state.frame_count).advance(state, *args, **kwargs)
+        first, config, numbers = state.frame_count, getattr(self.world, "config", None), None
+        if hasattr(config, "map_rate"):  # the 5B perceives the frames that enter the map: every n-th of the video
+            stride = config.stride(config.map_rate)
+            numbers = [number for number in range(first, first + len(path)) if number % stride == 0]
+        return with_user_masks(self.world, self.masks, first, numbers).advance(state, path, *args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.world, name)
 
 
-def with_user_masks(world: Any, masks: UserMasks, first: int) -> Any:
+def with_user_masks(world: Any, masks: UserMasks, first: int, numbers: Sequence[int] | None = None) -> Any:
     """The same world model, sharing every part, for one call that perceives frame `first` of the video and on: 0 for `begin`.
 
     world: anything whose `perceiver` attribute is a `Perceiver`.
@@ -112,7 +125,7 @@ def with_user_masks(world: Any, masks: UserMasks, first: int) -> Any:
         raise ValueError(f"a {type(world).__name__} has no perceiver whose masks could be replaced")
     masked = copy.copy(world)
     inner = world.perceiver.perceiver if isinstance(world.perceiver, UserMaskPerceiver) else world.perceiver
-    masked.perceiver = UserMaskPerceiver(inner, masks, first)
+    masked.perceiver = UserMaskPerceiver(inner, masks, first, numbers)
     return masked
 
 

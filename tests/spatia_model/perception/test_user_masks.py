@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from spatia_model.perception.user_masks import UserMaskPerceiver, UserMasks, fit_masks, read_masks, with_user_masks
+from spatia_model.perception.user_masks import MaskedWorld, UserMaskPerceiver, UserMasks, fit_masks, read_masks, with_user_masks
 from spatia_model.types import Perception
 from tests.spatia_model import tiny
 
@@ -126,9 +126,9 @@ def test_which_frame_has_which_mask():
     numbered = torch.zeros(3, 1, 4, dtype=torch.bool)
     for i in range(3):
         numbered[i, 0, i] = True
-    masks, given = UserMasks(numbered).of_frames(1, 4)
+    masks, given = UserMasks(numbered).of_frames(range(1, 5))
     assert given.tolist() == [True, True, False, False] and masks[:2].nonzero()[:, 2].tolist() == [1, 2]
-    masks, given = UserMasks(numbered, shared=True).of_frames(50, 2)
+    masks, given = UserMasks(numbered, shared=True).of_frames([50, 51])
     assert given.all() and masks[:, 0].tolist() == [[True, True, True, False]] * 2
     with pytest.raises(ValueError, match=r"expected \(N, H, W\) bool"):
         UserMasks(torch.zeros(3, 1, 4))
@@ -181,3 +181,37 @@ def test_masks_are_replaced_not_stacked():
     assert not isinstance(world.perceiver.perceiver, UserMaskPerceiver) and world.perceiver.first == 1
     with pytest.raises(ValueError, match="a int has no perceiver"):
         with_user_masks(3, UserMasks(torch.zeros(1, 4, 4, dtype=torch.bool)), 0)
+
+
+def test_a_world_that_perceives_every_nth_frame_gets_the_masks_of_those():
+    """As the 5B does: the frames of the video whose number is a multiple of its stride."""
+    from types import SimpleNamespace
+
+    numbered = torch.zeros(20, 1, 20, dtype=torch.bool)
+    numbered[torch.arange(20), 0, torch.arange(20)] = True
+    seen = []
+
+    class World:
+        config = SimpleNamespace(map_rate=4.0, stride=lambda rate: 6)
+        perceiver = SimpleNamespace(
+            geometry="its own",
+            perceive=lambda frames, *rest: Perception(
+                torch.ones(len(frames), 1, 20), torch.ones(len(frames), 1, 20), torch.zeros(len(frames), 1, 20)
+            ),
+        )
+
+        def advance(self, state, path, text=""):
+            assert self.perceiver.geometry == "its own"
+            rows = [row for row in range(len(path)) if (state.frame_count + row) % 6 == 0]
+            frames = torch.zeros(len(rows), 1, 20, 3, dtype=torch.uint8)
+            seen.append(self.perceiver.perceive(frames, None, None).dynamic.nonzero()[:, 2].tolist())
+
+    world = MaskedWorld(World(), UserMasks(numbered))
+    world.advance(SimpleNamespace(frame_count=1), [None] * 12)
+    world.advance(SimpleNamespace(frame_count=13), [None] * 6, text="")
+    assert seen == [[6, 12], [18]]
+    assert world.config.map_rate == 4.0
+    with pytest.raises(ValueError, match="2 frames are to be perceived, masks are ready for 1: frames .18."):
+        UserMaskPerceiver(World.perceiver, UserMasks(numbered), numbers=[18]).perceive(
+            torch.zeros(2, 1, 20, 3, dtype=torch.uint8), None, None
+        )
