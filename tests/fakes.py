@@ -43,7 +43,9 @@ class FakeWorld:
         size = self.config.image_size
         assert image.shape == (size, size, 3) and image.dtype == torch.uint8
         generator = torch.Generator().manual_seed(seed)
-        memory = PointMemory.empty(0.05).fuse(torch.rand(50, 3, generator=generator) + UNDERFOOT, image.reshape(-1, 3)[:50], torch.ones(50), 0)
+        memory = PointMemory.empty(0.05).fuse(
+            torch.rand(50, 3, generator=generator) + UNDERFOOT, image.reshape(-1, 3)[:50], torch.ones(50), 0
+        )
         frames = image[None].clone()
         return WorldState(
             camera=camera or camera_from_fov(1.3, size, size),

@@ -144,7 +144,9 @@ def test_a_config_that_is_none_is_named(folder, text):
 
 
 def test_unknown_names_are_refused_with_the_known_ones(tmp_path, original, monkeypatch):
-    with pytest.raises(ValueError, match="no model 'spatia-huge': give one of .*, a folder that holds a config.json or a spatia.json, or a hub id"):
+    with pytest.raises(
+        ValueError, match="no model 'spatia-huge': give one of .*, a folder that holds a config.json or a spatia.json, or a hub id"
+    ):
         WorldModel.from_pretrained("spatia-huge")
     with pytest.raises(ValueError, match="no model"):
         resolve(tmp_path)

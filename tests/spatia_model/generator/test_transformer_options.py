@@ -25,7 +25,9 @@ def gated(**changes):
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if name.split(".")[0] in ("gate_out", "control_in", "control_gate", "detail", "detail_out"):
-                size = 0.05 if name.startswith(("gate_out", "detail")) else 0.3  # gates of a few tenths, so that errors stay those of float32
+                size = (
+                    0.05 if name.startswith(("gate_out", "detail")) else 0.3
+                )  # gates of a few tenths, so that errors stay those of float32
                 parameter.copy_(size * torch.randn(parameter.shape, generator=generator) + (name == "control_gate"))
     return model
 
