@@ -143,11 +143,20 @@ class CompactPerception(nn.Module):
         with torch.inference_mode():
             log_depth, log_scale, logit = self(x.to(self.stem.weight))  # device and number type of the weights
         depth = log_depth.exp().clamp(0.05, MAX_DEPTH).cpu()
+        if prior is None:
+            depth = median(depth)  # single wrong pixels would be edges to the map, and edges are holes
         dynamic = torch.zeros_like(depth) if prior is None and previous is None else logit.sigmoid().cpu()
         source = nearest(len(frames), rows)
         looked = torch.zeros(len(frames), 1, 1)
         looked[rows] = 1
         return Perception(depth[source], confidence_of(log_scale).cpu()[source] * looked, dynamic[source])
+
+
+def median(depth: torch.Tensor, size: int = 5) -> torch.Tensor:
+    """Median of the size x size neighbours of every pixel of (T, H, W), borders repeated; size is odd."""
+    edge = size // 2
+    padded = F.pad(depth.unsqueeze(1), (edge, edge, edge, edge), mode="replicate")
+    return padded.unfold(2, size, 1).unfold(3, size, 1).flatten(-2).median(-1).values[:, 0]
 
 
 def confidence_of(log_scale: torch.Tensor) -> torch.Tensor:

@@ -8,7 +8,7 @@ import torch
 from spatia_model.config import MiniConfig, mini_camera
 from spatia_model.geometry.camera import camera_from_fov, pixel_rays
 from spatia_model.perception import CompactPerception, CompactPerceptionConfig
-from spatia_model.perception.compact import CONFIDENT_ERROR, TYPICAL_DEPTH, confidence_of, level_rays, stack_inputs
+from spatia_model.perception.compact import CONFIDENT_ERROR, TYPICAL_DEPTH, confidence_of, level_rays, median, stack_inputs
 from spatia_model.types import Camera, Projection
 from tests.spatia_model.tiny import SEED, SIZE, picture, walk
 
@@ -115,6 +115,20 @@ def test_what_is_perceived_has_the_frames_shape_and_makes_sense():
     for share in (seen.confidence, seen.dynamic):
         assert share.min() >= 0 and share.max() <= 1
     assert seen.dynamic.max() > 0
+
+
+def test_the_median_equals_a_loop_and_mends_single_pixels():
+    depth = torch.rand(2, 6, 7, generator=torch.Generator().manual_seed(SEED))
+    found = median(depth, 3)
+    for t in range(2):
+        for v in range(6):
+            for u in range(7):
+                near = [depth[t, min(max(v + i, 0), 5), min(max(u + j, 0), 6)] for i in (-1, 0, 1) for j in (-1, 0, 1)]
+                assert float(found[t, v, u]) == float(torch.stack(near).median())
+    wall = torch.full((1, 9, 9), 2.0)
+    spotted = wall.clone()
+    spotted[0, 4, 4] = 9.0
+    assert torch.equal(median(spotted), wall)
 
 
 def test_frames_between_get_their_neighbours_depth_and_no_confidence():
