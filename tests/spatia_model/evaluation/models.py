@@ -40,7 +40,7 @@ class FakeGenerator:
 def fake_model(draw: Draw, config: MiniConfig | None = None) -> WorldModel:
     """A world model whose clips are drawn by `draw`; its perception is untrained (use the oracle)."""
     config = config or MiniConfig()
-    perception = CompactPerception(CompactPerceptionConfig(widths=(8, 8)))
+    perception = CompactPerception(CompactPerceptionConfig(widths=(8, 8), looks=0))
     return WorldModel(cast(Any, FakeGenerator(draw, config)), perception, config, MappingConfig(tracking="path"))
 
 
@@ -86,7 +86,7 @@ def tiny_model(seed: int = 0) -> WorldModel:
         prediction="sample",
     ).eval()
     text = CompactTextEncoder(CompactTextConfig(vocabulary=VOCABULARY, width=16, layers=1, heads=2)).eval()
-    perception = CompactPerception(CompactPerceptionConfig(widths=(8, 8))).eval()
+    perception = CompactPerception(CompactPerceptionConfig(widths=(8, 8), looks=0)).eval()
     for part in (vae, transformer, text, perception):
         part.requires_grad_(False)
     return WorldModel(ClipGenerator(vae, transformer, text, SamplerOptions(steps=1)), perception, config, MappingConfig(tracking="path"))
