@@ -29,11 +29,12 @@ def collate(clips: Sequence[Clip], context_rows: int = 0) -> Batch:
     """
     count = min(len(clip.reference_frames) for clip in clips)
 
-    def stacked(name: str) -> torch.Tensor:
-        return torch.stack([getattr(clip, name) for clip in clips])
+    def stacked(parts: list) -> torch.Tensor:
+        with torch.autocast("cpu", enabled=False):  # which cannot stack half precision
+            return torch.stack(parts)
 
-    batch: Batch = {name: stacked(name) for name in ("latents", "projection", "holes")}
-    batch["references"] = torch.stack([clip.references[:count] for clip in clips]).transpose(1, 2)  # type: ignore[index]  # (B, C, R, h, w)
+    batch: Batch = {name: stacked([getattr(clip, name) for clip in clips]) for name in ("latents", "projection", "holes")}
+    batch["references"] = stacked([clip.references[:count] for clip in clips]).transpose(1, 2)  # type: ignore[index]  # (B, C, R, h, w)
     shape = batch["latents"][:, 0].shape  # (B, F, h, w)
     for name in ("moving", "uncovered"):
         given = [getattr(clip, name) for clip in clips]
