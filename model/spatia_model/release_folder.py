@@ -99,7 +99,7 @@ def load_shared(folder: Path, device: str = "cpu", **options: Any) -> ReleaseWor
 def load_transformer(folder: Path) -> SpatiaTransformer:
     """Denoiser and LoRA adapters, on the CPU."""
     place = folder / "transformer"
-    settings = {k: tuple(v) if isinstance(v, list) else v for k, v in _config(place).items()}
+    settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in _config(place).items()}
     with torch.device("meta"):
         transformer = SpatiaTransformer(**settings)
     fill(transformer, place, "diffusion_pytorch_model")
