@@ -6,11 +6,14 @@ merged LoRA weights, one forward after another, every point against every pixel.
 
 from __future__ import annotations
 
+import html
+import importlib.util
 import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import ftfy
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -112,7 +115,7 @@ class Plain:
     """The release's networks, opened with the public classes; LoRA by adding B A to copies of the weights."""
 
     def __init__(self, folder):
-        from diffusers import AutoencoderKLWan
+        from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
         from transformers import AutoTokenizer, UMT5EncoderModel
 
         self.vae = AutoencoderKLWan.from_pretrained(folder / "vae")
@@ -122,8 +125,8 @@ class Plain:
         lora = load_file(folder.parent / "spatia" / "lora_weights_10000.safetensors")
         with torch.no_grad():
             for key in [key for key in lora if ".lora_A." in key]:
-                module = self.adapted.get_submodule(to_diffusers(key.removeprefix("pipe.dit.").partition(".lora_A")[0]))
-                module.weight += lora[key.replace("lora_A", "lora_B")] @ lora[key]
+                weight = self.adapted.get_parameter(to_diffusers(key.removeprefix("pipe.dit.").partition(".lora_A")[0]) + ".weight")
+                weight += lora[key.replace("lora_A", "lora_B")] @ lora[key]
 
     def encode(self, frames):
         """(T, H, W, 3) in -1..1 (or 0..1) -> (1, C, F, h, w)."""
@@ -139,12 +142,14 @@ class Plain:
         return ((video + 1) * 127.5).clip(0, 255).to(torch.uint8)
 
     def rows(self, text):
+        # Wan's tokenizer cleans first; of the released negative prompt this makes the wide commas plain ones, other tokens.
+        text = " ".join(html.unescape(html.unescape(ftfy.fix_text(text))).split())
         given = self.tokenizer([text], padding="max_length", truncation=True, max_length=512, return_tensors="pt")
         rows = self.text(given.input_ids, given.attention_mask).last_hidden_state
         return rows * given.attention_mask[..., None]
 
     def denoise(self, network, noise, known, references, control, prompt, config):
-        from diffusers import UniPCMultistepScheduler
+        from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
 
         scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=config.shift)
         scheduler.set_timesteps(config.steps, sigmas=np.linspace(0.999, 0, config.steps + 1)[:-1])
@@ -277,7 +282,6 @@ def test_two_steps_of_the_env_are_two_clips_of_the_loop(world, photo):
     env.close()
 
 
-@pytest.mark.xfail(reason="frames differ from the plain statement by up to 7 of 255 here; the cause is not found yet", strict=False)
 def test_a_released_walk_with_a_short_last_clip_and_the_whole_video(folder, world, photo, monkeypatch):
     """Frame ranges, padding, history, text, LoRA and matching; then one video of all latents."""
     from spatia_model import release_world
@@ -423,9 +427,7 @@ def test_large_perceivers_are_asked_for_when_the_picture_comes(folder, photo):
     """The model opens without their packages; the first picture names what is missing."""
     pytest.importorskip("spatia_model.perception.registry")
     model = WorldModel.from_pretrained(folder, perceiver="release", config=CONFIG)
-    try:
-        import mapanything  # noqa: F401
-    except ImportError:
+    if importlib.util.find_spec("mapanything") is None:
         with pytest.raises(ImportError, match="pip install"):
             model.begin(photo)
     with pytest.raises(ValueError, match="no perception preset 'best'"):
