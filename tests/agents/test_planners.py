@@ -43,7 +43,7 @@ def test_planning_gets_nearer_than_standing_still(name):
     start, total, ended = (info["distance_to_goal"], info["angle_to_goal"]), 0.0, False
     for _ in range(4):
         observation, reward, ended, _, info = env.step(agent.act(observation, info))
-        total += reward
+        total += float(reward)
         if ended:
             break
     left = info["distance_to_goal"] + 0.5 * info["angle_to_goal"]

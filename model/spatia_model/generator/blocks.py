@@ -185,9 +185,7 @@ with contextlib.suppress(ImportError):  # a private place of diffusers: without 
     from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
 
     # Tells the step caches where a block's output is.
-    TransformerBlockRegistry.register(
-        SpatiaBlock, TransformerBlockMetadata(return_hidden_states_index=0, return_encoder_hidden_states_index=None)
-    )
+    TransformerBlockRegistry.register(SpatiaBlock, TransformerBlockMetadata(return_hidden_states_index=0))
 
 
 class SpatiaControlBlock(SpatiaBlock):

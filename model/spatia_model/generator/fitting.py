@@ -66,7 +66,7 @@ def device_fit(device: str | torch.device) -> Fit:
 def quantised_config(kind: str) -> Any:
     """torchao's config for diffusers. Raises ModuleNotFoundError with the install line where torchao is missing."""
     try:
-        from torchao.quantization import Int4WeightOnlyConfig, Int8WeightOnlyConfig
+        from torchao.quantization import Int4WeightOnlyConfig, Int8WeightOnlyConfig  # type: ignore[import-not-found]
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(f"quantise={kind!r} needs torchao, which is not installed: pip install torchao") from error
     return Int8WeightOnlyConfig() if kind == "int8" else Int4WeightOnlyConfig()

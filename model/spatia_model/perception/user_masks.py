@@ -107,7 +107,7 @@ class MaskedWorld:
     def advance(self, state: Any, path: Any, *args: Any, **kwargs: Any) -> Any:
         """As the model's `advance`."""
         first, config, numbers = state.frame_count, getattr(self.world, "config", None), None
-        if hasattr(config, "map_rate"):  # the 5B perceives the frames that enter the map: every n-th of the video
+        if config is not None and hasattr(config, "map_rate"):  # the 5B perceives the frames that enter the map: every n-th of the video
             stride = config.stride(config.map_rate)
             numbers = [number for number in range(first, first + len(path)) if number % stride == 0]
         return with_user_masks(self.world, self.masks, first, numbers).advance(state, path, *args, **kwargs)

@@ -32,7 +32,7 @@ def near(a: torch.Tensor, b: torch.Tensor) -> float:
 def test_realestate_poses_are_turned_round_and_frames_belong_to_them(tmp_path):
     footage = RealEstate10K(*files.realestate(tmp_path)).open("0f1e2d")
     assert torch.allclose(footage.T_world_camera, files.path(17), atol=1e-9)
-    assert torch.allclose(footage.intrinsics[3], torch.tensor(K, dtype=torch.float64))
+    assert footage.intrinsics is not None and torch.allclose(footage.intrinsics[3], torch.tensor(K, dtype=torch.float64))
     assert torch.allclose(footage.times, torch.arange(17).double() / 8) and not footage.metric
     assert torch.equal(footage.read([2, 9]), files.wall(files.path(17), 32, 32)[0][[2, 9]])
     assert footage.provenance["url"].endswith("abc_DEF-123")
@@ -95,6 +95,7 @@ def test_spatialvid_is_read_as_it_is_published(tmp_path):
     footage = source.open("aaaa-bbbb")
     rgb, depth = files.wall(files.path(33), 32, 32)
     assert len(footage.times) == 33 and footage.depth_frames == tuple(range(0, 33, 4))
+    assert footage.T_world_camera is not None and footage.depth is not None and footage.dynamic is not None
     assert torch.allclose(footage.T_world_camera[::4], files.path(33)[::4], atol=1e-9)
     assert torch.allclose(footage.T_world_camera, files.path(33), atol=1e-3)  # between, at constant velocity
     assert near(footage.read([0, 20]), rgb[[0, 20]]) < 0.7 * near(rgb[[3, 23]], rgb[[0, 20]])
@@ -130,6 +131,7 @@ def test_spatialvid_files_that_are_wrong_are_named(tmp_path, spoil, message):
 def test_spatialvid_masks_of_another_size_and_short_videos(tmp_path):
     source = SpatialVID(files.spatialvid(tmp_path))
     footage = source.open("aaaa-bbbb")
+    assert footage.dynamic is not None
     folder = tmp_path / "annotations" / "group_0001" / "aaaa-bbbb"
     with np.load(folder / "dyn_masks.npz") as masks:
         np.savez(folder / "dyn_masks.npz", **{**masks, "shape": np.array([20, 16])})
@@ -175,7 +177,7 @@ def test_rollouts_are_read_as_the_env_writes_them(tmp_path):
     rgb, _ = files.wall(files.path(25), 32, 32)
     assert torch.equal(footage.read([0, 1, 8, 9, 24]), rgb[[0, 1, 8, 9, 24]])
     assert torch.equal(footage.T_world_camera, files.path(25)) and footage.metric
-    assert np.allclose(footage.intrinsics[0], K)
+    assert footage.intrinsics is not None and np.allclose(footage.intrinsics[0], K)
     assert [footage.caption(a, a + 1) for a in (0.1, 1.1, 2.1)] == ["step 0", "step 1", "step 2"]
     files.minari(tmp_path, 1, keys=("frames", "K"))
     with pytest.raises(BadFootage, match="has no infos/poses: record with all infos kept"):
@@ -187,6 +189,7 @@ def test_rollouts_are_read_as_the_env_writes_them(tmp_path):
 
 def test_worlds_know_everything(tmp_path):
     footage = Worlds(range(40, 41), 12, 32, 32).open("world-0000040")
+    assert footage.depth is not None
     assert footage.read([0, 5]).shape == (2, 32, 32, 3) and float(footage.depth([3]).min()) > 0
     assert footage.prompt and footage.caption(0.0, 1.0) and footage.metric
     for seeds, validation in ((range(999_999, 1_000_001), False), (range(5), True)):

@@ -101,6 +101,7 @@ def test_a_clip_shows_what_the_cloud_knows_where_it_is():
         rows = list(clip.frame_numbers)
         assert len(rows) == 13 and rows == list(range(rows[0], rows[0] + 13))
         assert torch.equal(clip.frames, rgb[rows]) and torch.equal(clip.T_world_camera, files.path(33)[rows])
+        assert clip.projection_depth is not None
         seen = clip.projection_depth > 0
         assert seen.float().mean() > 0.5
         off = (clip.projection_depth.float() / depth[rows] - 1).abs()[seen]
@@ -129,6 +130,7 @@ def test_what_moves_is_in_no_cloud_and_in_the_marks():
     moving = build(wall_footage(dynamic=lambda n: mask[list(n)]), replace(SETTINGS, pictures="png"), tools(vae=True)).clips[0]
     still = build(wall_footage(), replace(SETTINGS, pictures="png"), tools(vae=True)).clips[0]
     assert moving.provenance["points"] < 0.8 * still.provenance["points"]
+    assert moving.dynamic is not None and moving.moving is not None and moving.holes is not None
     assert moving.dynamic[:, 8:24, 8:24].all() and not moving.dynamic[:, :8].any()
     assert (moving.moving[:, 1:3, 1:3] == 255).all() and not still.moving.any()
     assert moving.holes[4:, :2].any() and not moving.holes[4:, 2:].any()  # motion is known of the history only
@@ -141,6 +143,7 @@ def test_poses_of_unknown_unit_are_brought_to_metres():
         wall_footage(T_world_camera=poses, depth=None, dynamic=None, metric=False), replace(SETTINGS, pictures="png"), tools()
     ).clips[0]
     assert clip.provenance["scale_from"] == "matched" and clip.provenance["scale"] == pytest.approx(5.0, rel=0.15)
+    assert clip.projection_depth is not None
     seen = clip.projection_depth > 0
     assert (
         float((clip.projection_depth.float() / files.wall(files.path(33), 32, 32)[1][list(clip.frame_numbers)] - 1).abs()[seen].median())

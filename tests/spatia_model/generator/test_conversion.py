@@ -3,6 +3,7 @@ import json
 import math
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -145,7 +146,9 @@ def test_damaged_sources_are_named(tmp_path):
 
 
 def test_every_value_arrives_and_plain_classes_open_the_folder(released, converted):
-    from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanVACETransformer3DModel
+    from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
+    from diffusers.models.transformers.transformer_wan_vace import WanVACETransformer3DModel
+    from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
     from peft import PeftModel
     from transformers import AutoTokenizer, UMT5EncoderModel
 
@@ -154,7 +157,8 @@ def test_every_value_arrives_and_plain_classes_open_the_folder(released, convert
     source = {}
     for file in [*base.glob("diffusion*.safetensors"), spatia / "step-8500.safetensors"]:
         source |= load_file(file)
-    stock, info = WanVACETransformer3DModel.from_pretrained(converted / "transformer", output_loading_info=True)
+    opened: Any = WanVACETransformer3DModel.from_pretrained(converted / "transformer", output_loading_info=True)
+    stock, info = opened
     assert not info["missing_keys"] and not info["unexpected_keys"]
     ours = SpatiaTransformer.from_pretrained(converted / "transformer")
     for model in (stock, ours):
@@ -164,7 +168,8 @@ def test_every_value_arrives_and_plain_classes_open_the_folder(released, convert
     vae = AutoencoderKLWan.from_pretrained(converted / "vae").state_dict()
     original = torch.load(base / "Wan2.2_VAE.pth", weights_only=True)
     assert len(original) == len(vae) and all(torch.equal(vae[vae_to_diffusers(name)], value) for name, value in original.items())
-    text, info = UMT5EncoderModel.from_pretrained(converted / "text_encoder", output_loading_info=True)
+    opened = UMT5EncoderModel.from_pretrained(converted / "text_encoder", output_loading_info=True)
+    text, info = opened
     assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     original = torch.load(base / "models_t5_umt5-xxl-enc-bf16.pth", weights_only=True)
     state = text.state_dict()

@@ -131,7 +131,8 @@ def test_weights_are_the_files_themselves(folder):
     def read() -> int:
         return int(next(line for line in Path("/proc/self/io").read_text().splitlines() if line.startswith("rchar")).split()[1])
 
-    load_transformer(folder), load_vae(folder)  # modules and configs are read now
+    for load in (load_transformer, load_vae):
+        load(folder)  # modules and configs are read now
     before = read()
     transformer, vae = load_transformer(folder), load_vae(folder)
     weights = sum(path.stat().st_size for part in ("transformer", "vae") for path in (folder / part).glob("*.safetensors"))

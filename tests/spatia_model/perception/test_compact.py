@@ -95,6 +95,7 @@ def test_a_constant_plane_gives_the_depth_of_that_plane():
     net = network()
     with torch.no_grad():
         net.head.weight.zero_()
+        assert net.head.bias is not None
         net.head.bias.zero_()
         net.head.bias[4:8] = 1 / 1.5  # four pixels of the unshuffled plane's "down"
         net.head.bias[12:16] = -1 / TYPICAL_DEPTH
@@ -165,6 +166,7 @@ def test_an_open_gate_keeps_the_memory_s_depth():
     net, prior = network(), projection()
     with torch.no_grad():
         net.head.weight.zero_()
+        assert net.head.bias is not None
         net.head.bias.zero_()
         net.head.bias[20:24] = 30.0
     seen = net.perceive(frames(), walk(0, frames=2), CAMERA, prior)

@@ -142,7 +142,9 @@ class KeyeInputs(dict):
 
 class KeyeProcessor:
     def __init__(self):
-        self.text_messages, self.given, self.decoded = None, {}, None
+        self.text_messages: Any = None
+        self.given: dict[str, Any] = {}
+        self.decoded: Any = None
 
     def apply_chat_template(self, messages, tokenize=True, add_generation_prompt=False):
         assert tokenize is False and add_generation_prompt is True
@@ -159,7 +161,7 @@ class KeyeProcessor:
         return ['["dog"]']
 
 
-def process_vision_info(conversations=None, vision_infos=None, image_factor=28):
+def process_vision_info(conversations: Any = None, vision_infos=None, image_factor=28):
     """keye_vl_utils 1.5.2: (images or None, videos or None, processor arguments)."""
     found = [part["image"] for message in conversations for part in message["content"] if "image" in part]
     assert all(isinstance(picture, Image.Image) and picture.mode == "RGB" for picture in found)

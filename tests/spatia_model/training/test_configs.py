@@ -25,6 +25,7 @@ def test_fsdp_wraps_the_transformer_s_blocks():
     from accelerate.commands.config.config_args import load_config_from_file
 
     options = load_config_from_file(str(CONFIGS / "fsdp.yaml")).fsdp_config
+    assert options is not None
     assert options["fsdp_transformer_layer_cls_to_wrap"].split(",") == SpatiaTransformer._no_split_modules
     assert options["fsdp_version"] == 2 and options["fsdp_state_dict_type"] == "SHARDED_STATE_DICT"
 

@@ -98,5 +98,6 @@ def test_pictures_are_drawn_by_the_generator_alone(clips):
 def test_a_clip_reads_like_a_walk(clips):
     one = ClipDataset(clips)[0]
     walk = ClipWalk(one)
+    assert one.frames is not None and one.depth is not None and one.projection_depth is not None
     assert torch.equal(walk.rgb(2, 5), one.frames[2:5]) and torch.equal(walk.depth(1, 2), one.depth[1:2].float())
     assert torch.equal(walk.projection(0, 3).mask, one.projection_depth[:3] > 0) and walk.frames == 13

@@ -117,7 +117,8 @@ def describe(folder: str | Path) -> dict[str, Any]:
         described = json.loads(path.read_text())
         if described["format"] != FORMAT or described["tier"] != "release":
             raise ValueError(f"format {described['format']!r}, tier {described['tier']!r}; this version reads {FORMAT}, 'release'")
-        dict(described["files"]), dict(described["world"])
+        for part in ("files", "world"):
+            dict(described[part])
     except FileNotFoundError as error:
         half = (Path(folder) / NOTES).is_file()
         mend = "run the same `spatia convert` again, it goes on where it stopped" if half else "give a folder that `spatia convert` wrote"

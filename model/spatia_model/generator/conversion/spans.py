@@ -154,7 +154,7 @@ def write_spans(
             put(_header(tensors))
             for name, span, dtype in tensors:
                 for piece in _pieces(name, span):
-                    put(memoryview(piece.to(dtype).view(torch.uint8).numpy()))
+                    put(piece.to(dtype).view(torch.uint8).numpy().data)
             out.flush()
             os.fsync(out.fileno())
         os.replace(partial, path)
