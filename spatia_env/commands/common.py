@@ -29,6 +29,7 @@ class ClipView:
     coverage: float
     text: str
     state: Any  # the WorldState after the clip
+    clip: Any = None  # the model's own Clip
 
 
 def walk(
@@ -46,7 +47,7 @@ def walk(
         state, clip = world.advance(state, path, text=text, memory=memory)
         if on_clip is not None:
             seen = [tensor.cpu().numpy() for tensor in (clip.frames, clip.projection.rgb, clip.T_world_camera)]
-            on_clip(ClipView(index, seen[0], seen[1], seen[2], float(clip.coverage), text, state))
+            on_clip(ClipView(index, seen[0], seen[1], seen[2], float(clip.coverage), text, state, clip))
         progress.step()
     return state
 

@@ -96,6 +96,7 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from spatia_env import paths
+    from spatia_env.inputs import check_read_whole
 
     folder = common.writable_folder(args.out)
     asked = read_inputs(args)
@@ -106,6 +107,8 @@ def run(args: argparse.Namespace) -> int:
     rate = frame_rate(config)
     prompts = asked.prompts if reads_any_text(config) else [clean(line) for line in asked.prompts]
     tell_unknown_words(world, prompts)
+    for line in prompts:
+        check_read_whole(world, "the prompt", line)
     camera = cropped_camera(asked.intrinsics, asked.picture.size, shape) if asked.intrinsics else None
     frame = torch.from_numpy(cropped_picture(asked.picture, shape))
 
@@ -157,22 +160,33 @@ class Results:
         partial = self.folder / "video.partial.mp4"
         coverage: list[float] = []
         stopped: BaseException | None = None
-        count, latest = 1, state
+        count, latest = 0, state
+        # The 5B's video is one long decode of all clips, the picture's own frame included; others' clips are put in a row.
+        whole = world.video() if hasattr(world, "video") else None
+        self.figures["decoded"] = "clip by clip" if whole is None else "once"
         with self._removed_on_error(partial), VideoWriter(partial, self.figures["fps"]) as video:
-            video.add(picture)
 
-            def keep(view: common.ClipView) -> None:
-                nonlocal count, latest
-                coverage.append(view.coverage)
-                for frame in view.frames[: len(self.path) - count]:  # what fills up the last clip is left out
+            def write(frames: np.ndarray) -> None:
+                nonlocal count
+                for frame in frames[: len(self.path) - count]:  # what fills up the last clip is left out
                     video.add(frame)
                     count += 1
+
+            def keep(view: common.ClipView) -> None:
+                nonlocal latest
+                coverage.append(view.coverage)
+                write(view.frames if whole is None else whole.add(view.clip).numpy())
                 latest = view.state
+
+            if whole is None:
+                write(picture[None])
 
             try:
                 common.walk(world, state, clips, texts, memory=memory, on_clip=keep, label="generating")
             except KeyboardInterrupt as interrupt:
                 stopped = interrupt
+                if not count:
+                    write(picture[None])
         os.replace(partial, self.folder / "video.mp4")
         latest.memory.save_ply(self.folder / "memory.ply")
         common.write_w2c(self.folder / "w2c.txt", self.path[:count])
@@ -218,6 +232,7 @@ def read_inputs(args: argparse.Namespace) -> Asked:
     prompts = paths.read_prompts(prompt)
     picture = images.open_image(str(case.image))
     whole = paths.read_w2c(way) if way else None
+    poses = 0 if whole is None else len(whole)
     if whole is not None and args.max_frames:
         whole = whole[: args.max_frames]
     intrinsics = paths.read_intrinsics(camera) if camera else None
@@ -234,6 +249,8 @@ def read_inputs(args: argparse.Namespace) -> Asked:
         from spatia_model.perception.user_masks import read_masks
 
         masks = read_masks(files)
+        if args.max_frames and len(masks) == poses and not args.shared_masks:
+            masks = masks[: args.max_frames]
     elif args.shared_masks:
         raise ValueError("--shared-masks says how to use masks, and there are none: give --masks")
     return Asked(str(case.image), picture, whole, intrinsics, prompts, masks)
