@@ -118,5 +118,40 @@ class Stubborn(Walker):
         self.rng = np.random.default_rng(seed)
 
 
+class Odd(gym.Env):
+    """Spaces in spaces, and infos that come and go, change their kind, or have no fixed form."""
+
+    observation_space = spaces.Dict(
+        {"view": spaces.Box(0, 255, (40, 40, 3), np.uint8), "rest": spaces.Tuple((spaces.Discrete(5), spaces.Box(-1, 1, (), np.float64)))}
+    )
+    action_space = spaces.MultiDiscrete([3, 4])
+
+    def _see(self, step: int) -> Any:
+        view = self.np_random.integers(0, 256, (40, 40, 3), np.uint8)
+        return {"view": view, "rest": (self.np_random.integers(5), np.array(self.np_random.random()))}
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.count = 0
+        return self._see(0), {
+            "distance": 0,
+            "note": "begin",
+            "nested": {"a": np.arange(3)},
+            "void": np.zeros((2, 0)),
+            "thing": object(),
+            "ragged": np.zeros(1),
+        }
+
+    def step(self, action):
+        self.count += 1
+        info = {
+            "distance": 0.5 * self.count,
+            "late": True,
+            "nested": {"a": np.arange(3) + self.count, "b": -self.count},
+            "void": np.zeros((2, 0)),
+        }
+        return self._see(self.count), 1, False, self.count == 3, info | {"ragged": np.zeros(1 + self.count), "none": None}
+
+
 if "FastWorld-v0" not in gym.registry:  # run once as a module, once as an agent file
     gym.register(id="FastWorld-v0", entry_point="tests.spatia_env.fast_env:FastWorld")

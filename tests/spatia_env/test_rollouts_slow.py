@@ -14,9 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.spatia_env.test_recording import contents as lerobot_contents
-from tests.spatia_env.test_rollouts import AGENTS, ID, ROOT_PATHS
-from tests.spatia_env.test_rollouts import contents as minari_contents
+from tests.spatia_env.datasets import AGENTS, ID, ROOT_PATHS, lerobot_contents, minari_contents
 
 minari = pytest.importorskip("minari", reason="minari (extra: rollouts) is not installed")
 pytest.importorskip("pyarrow", reason="pyarrow (extra: rollouts) is not installed")
