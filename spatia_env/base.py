@@ -19,7 +19,7 @@ from spatia_env import obstacles as solid
 from spatia_env import saving
 from spatia_env.actions import Plan, twist_path
 from spatia_env.episode import Episode, Mark, Outcome, Routine, Wish, grant
-from spatia_env.inputs import image_shape, to_numpy
+from spatia_env.inputs import image_shape, to_numpy, too_long
 from spatia_env.tasks import Scene, Task, make_task
 from spatia_env.trail import Trail
 
@@ -139,6 +139,7 @@ class WorldEnv(gym.Env[Any, Any]):
         before = self._running_episode("step")
         plan = self.motion.plan(action, before.state.T_world_camera[-1])
         self._name_unknown_words(plan.text)
+        self._tell_what_is_cut(getattr(before.state, "prompt", ""), plan.text)
         plan, collided = self._walkable(before.state, plan)
         state, clip = yield Wish(before.state, plan)
         scene = self._scene(state, clip, collided, plan.text)
@@ -350,6 +351,11 @@ class WorldEnv(gym.Env[Any, Any]):
                 f"that world has frames of {size[1]} x {size[0]} pixels, this env's model makes "
                 f"{self.image_shape[1]} x {self.image_shape[0]}: use the model it was made with"
             )
+
+    def _tell_what_is_cut(self, prompt: str, text: str) -> None:
+        told = too_long(self.world, prompt, text) if text else ""
+        if told:  # every text of the action space is an action, so this is no error
+            warnings.warn(f"prompt and text together have {told}: shorten them, or the text's end is lost", stacklevel=5)
 
     def _name_unknown_words(self, text: str) -> None:
         lookup = getattr(self.world, "unknown_words", None)

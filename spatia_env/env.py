@@ -11,7 +11,7 @@ import numpy as np
 from spatia_env.actions import MAX_ROTATION, MAX_TRANSLATION, ContinuousMotion, Plan, check_text
 from spatia_env.base import WorldEnv
 from spatia_env.images import load_image
-from spatia_env.inputs import check_flag, check_options, load_model
+from spatia_env.inputs import check_flag, check_options, check_read_whole, load_model
 from spatia_env.obstacles import RADIUS
 
 if TYPE_CHECKING:
@@ -45,7 +45,8 @@ class SpatiaEnv(WorldEnv):
 
     The motion is spread evenly over the clip (constant velocity). `text` says what happens in the clip
     ("a red ball rolls to the left"); the empty string says nothing. Words outside the model's vocabulary carry no meaning
-    and are named in a warning, once each.
+    and are named in a warning, once each. The model reads 64 known words (the 5B: 512 tokens), the prompt's first: a longer prompt is a
+    ValueError, a text that no longer fits behind the prompt is cut with a warning.
 
     `SpatiaNav-v0` has `Discrete(6)` instead: 0 forward 0.25 m, 1 turn left 15 degrees, 2 turn right, 3 look up 15 degrees,
     4 look down, 5 stay; level with the ground whatever the pitch, which stays within 60 degrees.
@@ -136,12 +137,17 @@ class SpatiaEnv(WorldEnv):
     def _take(self, image: Any, prompt: str, memory: bool) -> None:
         self._with_memory = check_flag(memory, "memory")
         self._image: np.ndarray | Callable[..., Any] = image if callable(image) else load_image(image, self.image_shape)
-        self._prompt = check_text(prompt, MAX_PROMPT, "prompt")
+        self._prompt = self._check_prompt(prompt)
+
+    def _check_prompt(self, prompt: Any) -> str:
+        prompt = check_text(prompt, MAX_PROMPT, "prompt")
+        check_read_whole(self.world, "prompt", prompt)
+        return prompt
 
     def _read_options(self, options: dict[str, Any] | None) -> dict[str, Any]:
         options = check_options(options, self.reset_options)
         image = load_image(options["image"], self.image_shape) if "image" in options else self._image
-        prompt = check_text(options["prompt"], MAX_PROMPT, "prompt") if "prompt" in options else self._prompt
+        prompt = self._check_prompt(options["prompt"]) if "prompt" in options else self._prompt
         return {"image": image, "prompt": prompt}
 
     def _begin(self, start: dict[str, Any], seed: int) -> Any:

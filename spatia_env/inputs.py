@@ -83,6 +83,18 @@ def check_options(options: Any, known: tuple[str, ...]) -> dict[str, Any]:
     return options
 
 
+def too_long(world: Any, *texts: str) -> str:
+    """Empty when the world's model reads the texts whole, prompt first; otherwise how long they are and how much it reads."""
+    measure = getattr(getattr(getattr(world, "generator", None), "text", None), "too_long", None)
+    return "" if measure is None else measure(*texts)
+
+
+def check_read_whole(world: Any, name: str, *texts: str) -> None:
+    """ValueError when the world's model would not read the texts to their end."""
+    if told := too_long(world, *texts):
+        raise ValueError(f"{name}: {told}; shorten it, or what comes after that is lost")
+
+
 def check_flag(value: Any, name: str) -> bool:
     if not isinstance(value, (bool, np.bool_)):
         raise ValueError(f"{name} is {value!r}; give True or False")

@@ -9,10 +9,12 @@ import json
 import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import torch
 
+from spatia_model.generator.text import CompactTextConfig, CompactTextEncoder
 from spatia_model.geometry.camera import camera_from_fov
 from spatia_model.memory.point_memory import PointMemory
 from spatia_model.types import Camera, Clip, Perception, Projection, WorldState
@@ -26,6 +28,13 @@ class FakeConfig:
     image_size: int = 24
     frames_per_clip: int = 8
     max_references: int = 3
+
+
+def reading(world: Any, most: int) -> Any:
+    """The world, given a text encoder that reads so many words."""
+    encoder = CompactTextEncoder(CompactTextConfig(tuple(sorted(KNOWN_WORDS)), width=8, layers=1, heads=2, max_tokens=most))
+    world.generator = SimpleNamespace(text=encoder)
+    return world
 
 
 class FakeWorld:

@@ -35,12 +35,14 @@ def run(args: argparse.Namespace) -> int:
 
     from spatia_env import images, paths
     from spatia_env.compare import psnr, ssim
+    from spatia_env.inputs import check_read_whole
 
     folder = common.writable_folder(args.out)
     event, prompt = check_text(args.event, name="--event"), check_text(args.prompt, 2000, "--prompt")
     picture = images.open_image(args.image)
     common.say("loading the model")
     world = common.load_world(args.model, args.device)
+    check_read_whole(world, "--prompt and --event", prompt, event)
     first = images.load_image(picture, world.config.image_size)
     clips = paths.whole_clips(there_and_back(args.motion, world.config.frames_per_clip), world.config.frames_per_clip)
     texts = [event if index == min(EVENT_CLIP, len(clips) // 2) else "" for index in range(len(clips))]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+import warnings
 
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import data_equivalence
 
 import spatia_env
+from tests.fakes import reading
 
 GOOD = {"camera": np.array([0, 0, 0.5, 0, 0.2, 0], np.float32), "text": "a red ball"}
 SIX = np.zeros(6, np.float32)
@@ -141,3 +143,27 @@ def test_bad_reset_options_leave_the_world_and_its_generator(options, message, f
 def test_bad_arguments(arguments, message, fake, picture):
     with pytest.raises(ValueError, match=message):
         spatia_env.SpatiaEnv(**{"image": picture, "model": fake, **arguments})
+
+
+def test_a_prompt_that_the_model_does_not_read_to_its_end(fake, picture):
+    words = "a red ball rolls to the left"  # seven
+    with pytest.raises(ValueError, match="prompt: 7 known words.*of which the model reads the first 6; shorten it"):
+        spatia_env.SpatiaEnv(image=picture, model=reading(fake, 6), prompt=words)
+    env = spatia_env.SpatiaEnv(image=picture, model=reading(fake, 7), prompt=words)
+    env.reset(seed=0)
+    episode, random_state = env._episode, env.np_random.bit_generator.state
+    with pytest.raises(ValueError, match="prompt: 500 known words.*the first 7"):
+        env.reset(seed=9, options={"prompt": "a " * 500})
+    assert env._episode is episode and env.np_random.bit_generator.state == random_state
+
+
+def test_a_text_that_no_longer_fits_behind_the_prompt_is_cut_with_a_warning(fake, picture):
+    """Every element of the action space is an action, so this is no error."""
+    env = spatia_env.SpatiaEnv(image=picture, model=reading(fake, 7), prompt="sunny kitchen")
+    env.reset(seed=0)
+    with pytest.warns(UserWarning, match="prompt and text together have 9 known words.*reads the first 7: shorten them"):
+        env.step({"camera": SIX, "text": "a red ball rolls to the left"})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        env.step({"camera": SIX, "text": "a red ball rolls left"})
+        env.step({"camera": SIX, "text": ""})

@@ -19,7 +19,7 @@ from spatia_env.inputs import find_case
 from spatia_env.paths import read_intrinsics, read_w2c, resample, split_clips
 from spatia_model.config import ReleaseConfig
 from spatia_model.types import Perception
-from tests.fakes import FakeWorld
+from tests.fakes import FakeWorld, reading
 from tests.spatia_env.test_cli import frames_of
 
 EYE = torch.eye(4, dtype=torch.float64)
@@ -164,6 +164,14 @@ def test_too_few_prompts_go_on_with_the_last(world, case, tmp_path, capsys):
 def test_words_that_mean_nothing_to_the_model_are_told(world, case, tmp_path, capsys):
     assert run("generate", case, "--prompt", "a red zeppelin", "--out", tmp_path / "out") == 0
     assert "note: words that this model does not know: zeppelin" in capsys.readouterr().err
+
+
+def test_a_prompt_beyond_what_the_model_reads_is_refused_before_any_work(world, case, tmp_path, capsys):
+    reading(world, 6)
+    told = error_of(capsys, "generate", case, "--out", tmp_path / "out")  # the case's prompt has seven words
+    assert "the prompt: 7 known words" in told and "reads the first 6; shorten it" in told and world.calls == []
+    texts = ("--prompt", "a red ball", "--event", "rolls to the left a")
+    assert "--prompt and --event: 8 known words" in error_of(capsys, "demo", *texts, "--out", tmp_path / "out")
 
 
 def test_max_frames_cuts_the_path(world, case, tmp_path, capsys):

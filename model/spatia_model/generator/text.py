@@ -75,6 +75,10 @@ class TextEncoder(Protocol):
         """Words of `text` that carry no meaning for this encoder, in order, each once."""
         ...
 
+    def too_long(self, *texts: str) -> str:
+        """Empty when the texts, joined as the world's loop joins them, are read whole; otherwise how long they are and how much is read."""
+        ...
+
 
 @dataclass(frozen=True)
 class CompactTextConfig:
@@ -109,6 +113,10 @@ class CompactTextEncoder(nn.Module):
 
     def tokenize(self, text: str) -> tuple[list[int], list[str]]:
         """Token ids (cut to `max_tokens`) and the words that have none."""
+        ids, unknown = self._read(text)
+        return ids[: self.config.max_tokens], unknown
+
+    def _read(self, text: str) -> tuple[list[int], list[str]]:
         ids, unknown = [], []
         for word in re.findall(r"[^\W_]+(?:[-'][^\W_]+)*|[.,]", text.lower()):
             known = word if word in self._ids else SYNONYMS.get(word, word)
@@ -116,10 +124,15 @@ class CompactTextEncoder(nn.Module):
                 ids.append(self._ids[known])
             elif word not in ".," and word not in unknown:
                 unknown.append(word)
-        return ids[: self.config.max_tokens], unknown
+        return ids, unknown
 
     def unknown_words(self, text: str) -> list[str]:
         return self.tokenize(text)[1]
+
+    def too_long(self, *texts: str) -> str:
+        """See `TextEncoder.too_long`; words that are not known do not count."""
+        count, most = len(self._read(join_texts(*texts))[0]), self.config.max_tokens
+        return f"{count} known words, commas and stops, of which the model reads the first {most}" if count > most else ""
 
     def encode(self, texts: list[str]) -> torch.Tensor:
         """(B, max_tokens, width): one row per known word, then zeros."""

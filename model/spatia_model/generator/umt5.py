@@ -48,6 +48,12 @@ class UMT5TextEncoder:
         """None: every text has a meaning for this encoder."""
         return []
 
+    def too_long(self, *texts: str) -> str:
+        """See `TextEncoder.too_long`."""
+        joined = clean(" ".join(text.strip() for text in texts if text.strip()))
+        count = len(self.tokenizer(joined, add_special_tokens=True).input_ids)
+        return f"{count} tokens (pieces of words), of which the model reads the first {self.rows}" if count > self.rows else ""
+
     @torch.no_grad()
     def encode(self, texts: list[str]) -> torch.Tensor:
         """(B, rows, width) in the network's type, on `device`. Texts seen lately are not computed again."""

@@ -110,6 +110,9 @@ def test_text_rows_are_the_networks_and_zero_beyond(parts, folder, monkeypatch):
     monkeypatch.setattr(text, "network", None)
     assert torch.equal(text.encode(["a red ball rolls"])[0], rows[0])  # known: not computed again
     assert umt5.clean("  a  &amp;lt; b\n c ") == "a < b c" and text.unknown_words("xyzzy") == []
+    rows = text.rows - 1  # one is the end of text
+    assert text.too_long("red " * rows) == text.too_long(*["red " * (rows // 2)] * 2) == ""
+    assert text.too_long("red " * rows, "ball").startswith(f"{text.rows + 1} tokens (pieces of words), of which")
 
 
 def test_the_text_encoder_visits_the_device(folder, monkeypatch):

@@ -65,6 +65,9 @@ def test_long_texts_are_cut(encoder):
     ids, unknown = encoder.tokenize(text)
     assert len(ids) == 12 and unknown == []
     assert torch.equal(encoder.encode([text]), encoder.encode(["red blue " * 6]))
+    assert encoder.too_long(text) == "200 known words, commas and stops, of which the model reads the first 12"
+    assert "13 known" in encoder.too_long("red " * 9, "blue ball left") and encoder.too_long("red " * 9, "blue ball") == ""
+    assert encoder.too_long("red " * 12, "") == encoder.too_long("red " * 12 + "qwertz") == encoder.too_long() == ""
 
 
 def test_word_order_counts(encoder):
