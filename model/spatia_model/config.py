@@ -11,6 +11,11 @@ from spatia_model.types import Camera
 FRAME_RATE = 8.0  # frames per second of procedural worlds and of the embedded tier
 
 
+def looked_at(count: int, every: int) -> list[int]:
+    """Rows of `count` frames at a stride, counted from the last, which is among them: what is perceived or mapped of a clip."""
+    return list(range(count - 1, -1, -every))[::-1]
+
+
 # The release's, in its own words: cuts, worst quality, artefacts, text, deformed bodies, dull or odd light and colour.
 NEGATIVE_PROMPT = (
     "画面切换，画面切出，镜头切换，镜头渐黑，镜头渐亮，最差质量, 节目横幅, 低质量, 正常质量, JPEG压缩残留, 噪点, 模糊,"

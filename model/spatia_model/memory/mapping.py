@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from spatia_model.config import looked_at
 from spatia_model.geometry.camera import check_path, unproject
 from spatia_model.memory.consolidation import consolidate
 from spatia_model.memory.point_memory import PointMemory
@@ -100,8 +101,7 @@ def map_clip(
     """
     config = config or MappingConfig()
     _check(frames, T_world_camera, camera, perception, projection)
-    last = len(frames) - 1
-    rows = _every(last, config.fuse_stride)
+    rows = looked_at(len(frames), config.fuse_stride)
     moves = dilate(perception.dynamic > config.dynamic_threshold, config.dynamic_dilation)
     weight = fusing_weight(
         Perception(perception.depth[rows], perception.confidence[rows], perception.dynamic[rows]),
@@ -132,7 +132,7 @@ def map_clip(
     before = len(memory)
     depth = torch.where(perception.depth >= config.sky_depth, torch.full_like(perception.depth, config.sky_distance), perception.depth)
     if config.carve and before:
-        looked = _every(last, config.carve_stride)
+        looked = looked_at(len(frames), config.carve_stride)
         sure = torch.where(moves, torch.zeros_like(depth), perception.confidence)[looked]
         memory = memory.carve(depth[looked], sure, poses[looked], camera, step, config.carve_margin, config.carve_min_confidence)
     carved = before - len(memory)
@@ -146,14 +146,9 @@ def map_clip(
     used = weight.reshape(-1)
     memory = memory.fuse(points, frames[rows].reshape(-1, 3), used, step, pixel.reshape(-1))
     if config.depth_error > 0:
-        memory = consolidate(memory, poses[_every(last, config.consolidate_stride)], camera, config.depth_error, step)
+        memory = consolidate(memory, poses[looked_at(len(frames), config.consolidate_stride)], camera, config.depth_error, step)
     report = MappingReport(poses, tracking, before, carved, len(memory), int((used > 0).sum()), float(moves.float().mean()))
     return memory, report
-
-
-def _every(last: int, stride: int) -> list[int]:
-    """Rows 0..last at a stride, counted from the end so that the last is among them."""
-    return list(range(last, -1, -stride))[::-1]
 
 
 def _check(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from spatia_model.config import looked_at
 from spatia_model.perception.optional import check_frames
 from spatia_model.perception.protocols import DynamicMasker, GeometryPerceiver
 from spatia_model.types import Camera, Perception, Projection
@@ -49,11 +50,6 @@ class ComposedPerceiver:
         confidence = torch.zeros(frames.shape[:3])
         depth[rows], confidence[rows] = geometry.depth.float().cpu(), geometry.confidence.float().cpu()
         return Perception(depth, confidence, moving[nearest(count, rows)])
-
-
-def looked_at(count: int, every: int) -> list[int]:
-    """Rows of `count` frames at a stride, counted from the last, which is among them."""
-    return list(range(count - 1, -1, -every))[::-1]
 
 
 def nearest(count: int, rows: list[int]) -> list[int]:
