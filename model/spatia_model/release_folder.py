@@ -99,9 +99,8 @@ def load_shared(folder: Path, device: str = "cpu", **options: Any) -> ReleaseWor
 def load_transformer(folder: Path) -> SpatiaTransformer:
     """Denoiser and LoRA adapters, on the CPU."""
     place = folder / "transformer"
-    settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in _config(place).items()}
     with torch.device("meta"):
-        transformer = SpatiaTransformer(**settings)
+        transformer = SpatiaTransformer.from_settings(_config(place))
     fill(transformer, place, "diffusion_pytorch_model")
     load_lora(transformer, released_adapter(folder))
     return transformer.requires_grad_(False)

@@ -11,7 +11,7 @@ optional and sees no reference frames, references have positions of their own, t
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -152,6 +152,11 @@ class SpatiaTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, FromOriginalM
             self.detail = DetailHead(out_channels, vace_in_channels, DETAIL_FEATURES, detail_width)
         self.scale_shift_table = nn.Parameter(torch.randn(1, 2, dim) / dim**0.5)
         self.gradient_checkpointing = False
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> SpatiaTransformer:
+        """From the constructor's arguments as JSON holds them, with lists for tuples. TypeError for a setting that it does not know."""
+        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()})
 
     @classmethod
     def wan22_ti2v_5b(cls, **changes: Any) -> SpatiaTransformer:

@@ -61,12 +61,12 @@ def _release_transformer(folder: Path) -> SpatiaTransformer:
     place = folder / "transformer"
     known = inspect.signature(SpatiaTransformer.__init__).parameters
     described = json.loads((place / "config.json").read_text())
-    settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in described.items() if k in known}
+    settings: dict[str, Any] = {k: v for k, v in described.items() if k in known}
     bare = not settings.get("vace_layers")
     if bare:  # as the release has it beside Wan2.2: a control block at every fourth main block
         settings |= {"vace_layers": tuple(range(0, settings["num_layers"], 4)), "vace_in_channels": 2 * settings["in_channels"]}
     with torch.device("meta"):
-        transformer = SpatiaTransformer(**settings)
+        transformer = SpatiaTransformer.from_settings(settings)
     found: dict[str, torch.Tensor] = {}
     for path in sorted(place.glob("*.safetensors")):
         found |= read_tensors(path)

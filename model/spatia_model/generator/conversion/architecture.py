@@ -76,9 +76,8 @@ class Architecture:
     @cached_property
     def transformer_model(self) -> SpatiaTransformer:
         """On the meta device, to read names and shapes of."""
-        settings: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in self.transformer.items()}
         with torch.device("meta"):
-            return SpatiaTransformer(**settings)
+            return SpatiaTransformer.from_settings(self.transformer)
 
     @cached_property
     def vae_model(self) -> Any:
