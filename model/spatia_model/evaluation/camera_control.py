@@ -19,17 +19,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 
 from spatia_model.evaluation.motion import Motion, estimate_motion, motion_errors, seen_in
 from spatia_model.evaluation.report import Progress, print_report, summarise
-from spatia_model.evaluation.setting import SEED, Walk, add_common_arguments, check_counts, load_model, model_steps, walk
+from spatia_model.evaluation.setting import SEED, Figures, Walk, add_walk_arguments, load_model, walk_worlds
 from spatia_model.geometry import se3
 from spatia_model.types import Camera, GroundTruth
 from spatia_model.world_model import WorldModel
-from spatia_model.worlds import World
-from spatia_model.worlds.trajectories import sample_path
 
 UNITS = {
     "camera_control": "of 100",
@@ -82,7 +79,7 @@ def camera_control(rotation_deg: float, translation_m: float) -> float:
     return 100 * (turn * way) ** 0.5
 
 
-def control_figures(motions: Sequence[ClipMotion]) -> dict[str, float | None]:
+def control_figures(motions: Sequence[ClipMotion]) -> Figures:
     """The figures of one walk; None where no clip could be measured."""
     if not motions:
         return {"camera_control": None, "rotation_error_deg": None, "translation_error_m": None, "scale": None}
@@ -94,7 +91,7 @@ def control_figures(motions: Sequence[ClipMotion]) -> dict[str, float | None]:
     return {"camera_control": camera_control(turn, way), "rotation_error_deg": turn, "translation_error_m": way, "scale": scale}
 
 
-def walk_control(model: WorldModel, walked: Walk) -> dict[str, float | None]:
+def walk_control(model: WorldModel, walked: Walk) -> Figures:
     """`control_figures` of a walk."""
     truth = walked.truth
     first = GroundTruth(truth.rgb[:1], truth.depth[:1], truth.dynamic[:1])
@@ -108,42 +105,24 @@ def evaluate_camera(
     seed: int = SEED,
     clips: int = 4,
     memory: bool = True,
-    on_world: Callable[[dict[str, float | None]], None] | None = None,
+    on_world: Callable[[Figures], None] | None = None,
     name: str = "",
 ) -> dict[str, Any]:
     """Camera control over worlds `seed`, `seed` + 1, ..., on walks of `clips` clips."""
-    check_counts(worlds=(worlds, 1), seed=(seed, 0), clips=(clips, 1))
-    found = []
-    for number in range(seed, seed + worlds):
-        world = World.generate(number)
-        path = sample_path(world, np.random.default_rng([number, 17]), clips, model.config.frames_per_clip)
-        figures = walk_control(model, walk(model, world, path, seed=number, memory=memory))
-        found.append(figures)
-        if on_world is not None:
-            on_world(figures)
-    config = {
-        "worlds": worlds,
-        "seed": seed,
-        "clips": clips,
-        "memory": "on" if memory else "off",
-        "model": name,
-        "steps": model_steps(model),
-    }
+    found, config = walk_worlds(model, lambda walked: walk_control(model, walked), 17, worlds, seed, clips, memory, on_world, name)
     return {**summarise(found, list(UNITS)), "config": config, "details": {}}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """`spatia eval camera`."""
-    add_common_arguments(parser, worlds=16)
-    parser.add_argument("--clips", type=int, default=4, help="clips of a walk (default: %(default)s)")
-    parser.add_argument("--memory", choices=("on", "off"), default="on", help="off: neither projection nor references")
+    add_walk_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the report; 0 when done."""
     model, progress = load_model(args), Progress("camera", args.worlds)
 
-    def tell(figures: dict[str, float | None]) -> None:
+    def tell(figures: Figures) -> None:
         score = figures["camera_control"]
         progress.step("nothing measured" if score is None else f"camera control {score:.1f}")
 

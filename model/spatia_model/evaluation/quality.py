@@ -13,25 +13,13 @@ import argparse
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 
 from spatia_model.evaluation.metrics import psnr, ssim
 from spatia_model.evaluation.perceptual import Tools, find_tools
 from spatia_model.evaluation.report import Progress, print_report, summarise
-from spatia_model.evaluation.setting import (
-    SEED,
-    Walk,
-    add_common_arguments,
-    check_counts,
-    load_model,
-    model_steps,
-    vae_reconstruction,
-    walk,
-)
+from spatia_model.evaluation.setting import SEED, Figures, Walk, add_walk_arguments, load_model, vae_reconstruction, walk_worlds
 from spatia_model.world_model import WorldModel
-from spatia_model.worlds import World
-from spatia_model.worlds.trajectories import sample_path
 
 UNITS = {
     "psnr": "dB",
@@ -45,7 +33,7 @@ UNITS = {
 }
 
 
-def quality_figures(model: WorldModel, walked: Walk, tools: Tools) -> dict[str, float | None]:
+def quality_figures(model: WorldModel, walked: Walk, tools: Tools) -> Figures:
     """The figures of one walk."""
     frames, truth, step = walked.frames, walked.truth.rgb[1:], model.config.frames_per_clip
     each = torch.tensor([psnr(a, b, span=255) for a, b in zip(frames, truth, strict=True)])
@@ -69,36 +57,18 @@ def evaluate_quality(
     clips: int = 4,
     memory: bool = True,
     tools: Tools | None = None,
-    on_world: Callable[[dict[str, float | None]], None] | None = None,
+    on_world: Callable[[Figures], None] | None = None,
     name: str = "",
 ) -> dict[str, Any]:
     """All figures over worlds `seed`, `seed` + 1, ...; the same arguments give the same figures."""
-    check_counts(worlds=(worlds, 1), seed=(seed, 0), clips=(clips, 1))
-    tools = find_tools() if tools is None else tools
-    found = []
-    for number in range(seed, seed + worlds):
-        world = World.generate(number)
-        path = sample_path(world, np.random.default_rng([number, 19]), clips, model.config.frames_per_clip)
-        figures = quality_figures(model, walk(model, world, path, seed=number, memory=memory), tools)
-        found.append(figures)
-        if on_world is not None:
-            on_world(figures)
-    config = {
-        "worlds": worlds,
-        "seed": seed,
-        "clips": clips,
-        "memory": "on" if memory else "off",
-        "model": name,
-        "steps": model_steps(model),
-    }
-    return {**summarise(found, list(UNITS)), "config": config, "details": {}, "absent": tools.absent}
+    used = find_tools() if tools is None else tools
+    found, config = walk_worlds(model, lambda walked: quality_figures(model, walked, used), 19, worlds, seed, clips, memory, on_world, name)
+    return {**summarise(found, list(UNITS)), "config": config, "details": {}, "absent": used.absent}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """`spatia eval quality`."""
-    add_common_arguments(parser, worlds=16)
-    parser.add_argument("--clips", type=int, default=4, help="clips of a walk (default: %(default)s)")
-    parser.add_argument("--memory", choices=("on", "off"), default="on", help="off: neither projection nor references")
+    add_walk_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import copy
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from spatia_model.config import FRAME_RATE
@@ -16,8 +17,10 @@ from spatia_model.perception.oracle import OraclePerceiver
 from spatia_model.types import Camera, Clip, GroundTruth, WorldState
 from spatia_model.world_model import WorldModel
 from spatia_model.worlds import World
+from spatia_model.worlds.trajectories import sample_path
 
 SEED = 2_000_000  # first of the test worlds
+Figures = dict[str, float | None]
 
 
 @dataclass
@@ -95,6 +98,40 @@ def walk(model: WorldModel, world: World, path: torch.Tensor, *, seed: int, memo
     )
 
 
+def walk_worlds(
+    model: WorldModel,
+    figures_of: Callable[[Walk], Figures],
+    stream: int,
+    worlds: int,
+    seed: int,
+    clips: int,
+    memory: bool,
+    on_world: Callable[[Figures], None] | None,
+    name: str,
+) -> tuple[list[Figures], dict[str, Any]]:
+    """The figures of a walk of `clips` clips in each of the worlds `seed`, `seed` + 1, ..., and the report's config.
+
+    stream: which walks; the same number gives the same walks. on_world: called with each world's figures as they come.
+    """
+    check_counts(worlds=(worlds, 1), seed=(seed, 0), clips=(clips, 1))
+    found = []
+    for number in range(seed, seed + worlds):
+        world = World.generate(number)
+        path = sample_path(world, np.random.default_rng([number, stream]), clips, model.config.frames_per_clip)
+        found.append(figures_of(walk(model, world, path, seed=number, memory=memory)))
+        if on_world is not None:
+            on_world(found[-1])
+    config = {
+        "worlds": worlds,
+        "seed": seed,
+        "clips": clips,
+        "memory": "on" if memory else "off",
+        "model": name,
+        "steps": model_steps(model),
+    }
+    return found, config
+
+
 def advance_all(model: WorldModel, state: WorldState, path: torch.Tensor, texts: Sequence[str]) -> tuple[WorldState, list[Clip]]:
     """Advance along `path` (k * frames_per_clip, 4, 4), one text per clip."""
     step = model.config.frames_per_clip
@@ -143,6 +180,13 @@ def add_common_arguments(parser: argparse.ArgumentParser, worlds: int) -> None:
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: %(default)s)")
     parser.add_argument("--steps", type=_count, help="sampler steps (default: the model's own)")
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout instead of a table")
+
+
+def add_walk_arguments(parser: argparse.ArgumentParser) -> None:
+    """Those of the evaluations that call `walk_worlds`."""
+    add_common_arguments(parser, worlds=16)
+    parser.add_argument("--clips", type=int, default=4, help="clips of a walk (default: %(default)s)")
+    parser.add_argument("--memory", choices=("on", "off"), default="on", help="off: neither projection nor references")
 
 
 def load_model(args: argparse.Namespace) -> WorldModel:
