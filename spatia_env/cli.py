@@ -131,7 +131,11 @@ COMMANDS: dict[str, Command] = {
         "check the architecture against recorded activations of the release",
         "spatia parity path/to/fixtures",
     ),
-    "doctor": Command("spatia_env.commands.doctor", "what this machine can run and what is missing", "spatia doctor\nspatia doctor --json"),
+    "doctor": Command(
+        "spatia_env.commands.doctor",
+        "what this machine can run and what is missing",
+        "spatia doctor\nspatia doctor --model spatia-5b\nspatia doctor --json",
+    ),
 }
 
 GROUPS = {"eval": "measure a model; see `spatia eval --help`", "train": "train a model; see `spatia train --help`"}

@@ -1,4 +1,7 @@
-"""`spatia doctor`: per tier, whether it runs here, and what is missing: packages, weights, memory, disk. Uses no network."""
+"""`spatia doctor`: per tier, whether it runs here, and what is missing: packages, weights, memory, disk. Uses no network.
+
+With a folder that `spatia convert` wrote, the same of the model in it.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ import os
 import platform
 import shutil
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +32,7 @@ NEEDED = (
     "imageio",
     "imageio-ffmpeg",
 )
+DESCRIPTION = "spatia.json"  # in a converted folder: its files and what perceives
 RUNS, SLOWLY, NOT = "runs", "runs slowly", "does not run"
 GIB = 1 << 30
 
@@ -52,7 +56,7 @@ TIERS: dict[str, Tier] = {
     "spatia-mini": Tier("the embedded world model"),
     "spatia-5b": Tier(
         "the released world model",
-        ("transformers", "accelerate"),
+        ("transformers", "accelerate", "ftfy"),
         (("wan22-ti2v-5b", "wan22-ti2v-5b-original"), ("spatia",)),
         (
             (36 * GIB, RUNS, "all on the GPU"),
@@ -91,22 +95,27 @@ class Machine:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", metavar="FOLDER", help="look at the model in this folder, which `spatia convert` wrote, too")
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout instead of text")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Exit status 0 when the embedded tier runs here."""
+    """Exit status 0 when the embedded tier runs here; with --model, when nothing that the model needs is missing."""
     machine = Machine(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, _ram(), _gpus())
-    found = examine(machine)
+    model = getattr(args, "model", None)
+    if model is not None and not Path(model).expanduser().is_dir():
+        raise ValueError(f"--model {model!r} is no folder; give one that `spatia convert` wrote")
+    found = examine(machine, None if model is None else Path(model).expanduser())
     if args.json:
         print(json.dumps(found))
     else:
         _print(found)
-    return 1 if found["missing"] else 0
+    return 1 if found["missing"] or (found["model"] and found["model"]["missing"]) else 0
 
 
-def examine(machine: Machine) -> dict[str, Any]:
-    """Everything `--json` prints."""
+def examine(machine: Machine, model: Path | None = None) -> dict[str, Any]:
+    """Everything `--json` prints. `model`: a converted folder to look at too."""
+    from spatia_env.commands import extras
     from spatia_model.perception.catalog import PACKAGES, WEIGHTS
 
     core = {name: _version(name) for name in NEEDED}
@@ -127,10 +136,12 @@ def examine(machine: Machine) -> dict[str, Any]:
         "hub_cache": str(_cache_folder()),
         "packages": core,
         "optional": optional,
+        "extras": extras.examine(_version),
         "system_libraries": f"sudo apt-get install {' '.join(libraries)}" if libraries else None,
         "weights": {"spatia-mini": embedded, **hub},
         "missing": missing,
         "tiers": {name: judge(tier, machine, missing, optional, hub) for name, tier in TIERS.items()},
+        "model": None if model is None else judge_folder(model, machine, missing, optional, hub),
     }
 
 
@@ -155,6 +166,32 @@ def judge(tier: Tier, machine: Machine, core: list[str], packages: dict[str, Any
     if missing:
         state = NOT
     return {"use": tier.use, "state": state, "how": how, "missing": missing, "download_gb": round(download, 1)}
+
+
+def judge_folder(folder: Path, machine: Machine, core: list[str], packages: dict[str, Any], hub: dict[str, Any]) -> dict[str, Any]:
+    """As `judge`, of the model in a converted folder, whose files are looked at by their sizes; `convert --check` reads them."""
+    try:
+        described = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        sizes = {str(name): int(note["size"]) for name, note in described["files"].items()}
+        perception = described["perception"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"{folder / DESCRIPTION} is missing or can't be read ({error}); give a folder that `spatia convert` wrote, or convert anew"
+        ) from error
+    absent = [name for name, size in sizes.items() if not (folder / name).is_file() or (folder / name).stat().st_size != size]
+    total = sum(sizes.values())
+    # What is far smaller than the 5B (a rehearsal's random weights) runs wherever the embedded tier does.
+    tier = replace(TIERS["spatia-5b"], weights=(), gpu=TIERS["spatia-5b"].gpu if total > GIB else ())
+    found = judge(tier, machine, core, packages, hub)
+    found["missing"] += [f"file {name}: absent, or not of the {sizes[name]} bytes that were written; convert anew" for name in absent]
+    perceiver = TIERS.get(f"perception {perception}")
+    if perceiver is not None:
+        seen = judge(perceiver, machine, [], packages, hub)
+        found["missing"] += [f"for perception {perception!r}: {line}" for line in seen["missing"]]
+        found["download_gb"] = seen["download_gb"]
+    if found["missing"]:
+        found["state"] = NOT
+    return found | {"folder": str(folder), "perception": perception, "size_gb": round(total / 1e9, 3), "absent": absent}
 
 
 def _fits(tier: Tier, machine: Machine) -> tuple[str, str]:
@@ -210,6 +247,8 @@ def _absent_shards(snapshot: Path) -> Iterable[str]:
 
 
 def _print(found: dict[str, Any]) -> None:
+    from spatia_env.commands import extras
+
     gpus = ", ".join(f"{gpu['name']} ({gpu['memory_gb']:g} GB)" for gpu in found["gpus"]) or "none"
     print(f"Python {found['python']} on {found['system']}")
     print(f"{found['cpus']} CPUs, {found['ram_gb']:g} GB of memory, {found['disk_free_gb']:g} GB free on the disk of {found['hub_cache']}")
@@ -218,6 +257,11 @@ def _print(found: dict[str, Any]) -> None:
         print(f"{name:20} {tier['state']}: {tier['how']}  [{tier['use']}]")
         for line in tier["missing"]:
             print(f"{'':20}   missing: {line}")
+    if model := found["model"]:
+        how = f"{model['state']}: {model['how']}  [{model['size_gb']:g} GB; perceives with {model['perception']}]"
+        print(f"\n{model['folder']}\n  {how}")
+        for line in model["missing"]:
+            print(f"    missing: {line}")
     print("\nweights")
     for name, weights in found["weights"].items():
         whole = "here" if weights["cached"] else ("in part" if weights["path"] else "not here")
@@ -231,6 +275,8 @@ def _print(found: dict[str, Any]) -> None:
         print(f"  {name:20} {version or 'not installed: pip install ' + name}")
     for name, package in found["optional"].items():
         print(f"  {name:20} {package['version'] or 'not installed'}  ({package['use']}; {package['install']})")
+    print("\nextras")
+    print("\n".join(extras.lines(found["extras"])))
     if found["system_libraries"]:
         print(f"  system libraries that open3d loads: {found['system_libraries']}")
 

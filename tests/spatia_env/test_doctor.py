@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import socket
 from pathlib import Path
 
@@ -142,7 +143,7 @@ def test_a_missing_core_package_stops_every_tier(monkeypatch):
     found = examine(BARE)
     assert found["missing"] == ["package peft: pip install peft"]
     assert all(tier["state"] == "does not run" and tier["missing"][0].startswith("package peft") for tier in found["tiers"].values())
-    monkeypatch.setattr(doctor, "examine", lambda machine: found)
+    monkeypatch.setattr(doctor, "examine", lambda machine, model: found)
     assert doctor.run(argparse.Namespace(json=True)) == 1
 
 
@@ -158,6 +159,87 @@ def test_both_outputs_name_every_tier_weight_licence_and_package(capsys, hub):
     for name in (*TIERS, *(weights.hub_id for weights in WEIGHTS.values()), *PACKAGES, *(weights.licence for weights in WEIGHTS.values())):
         assert name in text
     assert "absent: model.safetensors" in text
+
+
+def test_every_extra_is_listed_with_what_is_here_of_it(monkeypatch, capsys):
+    import tomllib
+
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    versions = {"minari": "0.5.4", "pyarrow": "18.0.0", "tqdm": "5.0", "accelerate": None, "ray": "2.60.0"}
+    real = doctor._version
+    monkeypatch.setattr(doctor, "_version", lambda name: versions[name] if name in versions else real(name))
+    found = examine(BARE)["extras"]
+    assert set(found) == set(project["optional-dependencies"])
+    for extra, lines in project["optional-dependencies"].items():
+        assert found[extra]["install"] == f'pip install -e ".[{extra}]"'
+        for line in lines:
+            name = re.split(r"[\[><=;]", line)[0].strip()
+            assert (name in found[extra]["packages"]) == (name != "spatia"), (extra, line)
+    assert found["ray"] == {
+        "install": 'pip install -e ".[ray]"',
+        "complete": True,
+        "packages": {"ray": {"version": "2.60.0", "wanted": found["ray"]["packages"]["ray"]["wanted"], "met": True}},
+    }
+    train = found["train"]["packages"]
+    assert not found["train"]["complete"] and train["tqdm"]["met"] and train["accelerate"]["version"] is None
+    assert not train["pyarrow"]["met"]  # too old
+    assert doctor.run(argparse.Namespace(json=False)) == 0
+    text = capsys.readouterr().out
+    assert 'pip install -e ".[train]"' in text and "accelerate not installed" in text and "pyarrow 18.0.0 (needs >=" in text
+    assert re.search(r"ray +all here +pip install", text) and "lerobot" in text
+
+
+def test_extras_of_an_installed_wheel_come_from_its_metadata(monkeypatch):
+    from email.message import Message
+
+    from spatia_env.commands import extras
+
+    told = Message()
+    for extra in ("ray", "dev"):
+        told["Provides-Extra"] = extra
+    for line in ("torch>=2.13", "ray>=2.40; extra == 'ray'", "spatia[ray]; extra == 'dev'", "pytest>=8.3; extra == 'dev'"):
+        told["Requires-Dist"] = line
+    monkeypatch.setattr(extras, "_CHECKOUT", Path("/nowhere/pyproject.toml"))
+    monkeypatch.setattr(extras.importlib.metadata, "metadata", lambda name: told)
+    found = extras.examine(lambda name: None)
+    assert {extra: list(entry["packages"]) for extra, entry in found.items()} == {"ray": ["ray"], "dev": ["pytest"]}
+    assert found["ray"]["install"] == 'pip install "spatia[ray]"' and not found["ray"]["complete"]
+
+
+def folder_of(place: Path, perception: str, size: int = 4) -> Path:
+    """As converted: one file of `size` bytes (sparse)."""
+    (place / "vae").mkdir(parents=True)
+    with open(place / "vae" / "model.safetensors", "wb") as file:
+        file.truncate(size)
+    described = {"files": {"vae/model.safetensors": {"size": size, "sha256": ""}}, "perception": perception}
+    (place / "spatia.json").write_text(json.dumps(described))
+    return place
+
+
+def test_a_converted_folder_needs_no_download(tmp_path, everything_installed, capsys):
+    """The hub's cache is empty: what was fetched may go once it is converted."""
+    large = folder_of(tmp_path / "large", "embedded", 28 * 10**9)
+    model = examine(BIG, large)["model"]
+    assert (model["state"], model["how"], model["missing"], model["size_gb"]) == ("runs", "all on the GPU", [], 28.0)
+    assert examine(SMALL, large)["model"]["state"] == "runs slowly"
+    assert examine(BARE, large)["model"]["state"] == "does not run"  # no GPU, and nothing to fetch that would mend it
+    assert examine(BIG, large)["tiers"]["spatia-5b"]["state"] == "does not run" and examine(BIG)["model"] is None
+    seeing = examine(BIG, folder_of(tmp_path / "seeing", "today"))["model"]
+    assert seeing["state"] == "does not run" and any("facebook/sam3" in line for line in seeing["missing"])
+    (large / "vae" / "model.safetensors").write_bytes(b"x")
+    model = examine(BIG, large)["model"]
+    assert model["state"] == "does not run" and model["absent"] == ["vae/model.safetensors"] and "28000000000 bytes" in model["missing"][0]
+    assert doctor.run(argparse.Namespace(json=False, model=str(large))) == 1
+    assert "missing: file vae/model.safetensors" in capsys.readouterr().out
+
+
+def test_folders_that_are_no_model(tmp_path, capsys):
+    from spatia_env import cli
+
+    for folder, message in ((tmp_path / "none", "is no folder"), (tmp_path, "spatia.json is missing or can't be read")):
+        assert cli.main(["doctor", "--model", str(folder)]) == 1
+        out, err = capsys.readouterr()
+        assert out == "" and message in err and "Traceback" not in err
 
 
 def test_tiers_name_things_that_exist():

@@ -100,6 +100,14 @@ def test_the_video_is_one_decode_of_all_clips(folder, case, written, tmp_path, c
     assert not np.array_equal(whole[13:], row[13:])  # clips in a row are another video: each begins anew
 
 
+def test_doctor_finds_the_folder_whole_and_the_machine_fit(folder, capsys):
+    assert cli.main(["doctor", "--model", str(folder), "--json"]) == 0
+    model = json.loads(capsys.readouterr().out)["model"]
+    assert model["state"] in ("runs", "runs slowly") and model["missing"] == [] and model["perception"] == "embedded"
+    assert cli.main(["doctor", "--model", str(folder)]) == 0
+    assert f"{folder}\n  runs" in capsys.readouterr().out
+
+
 def new_path(case: Path, count: int, with_first: bool = False) -> torch.Tensor:
     poses = paths.read_w2c(case / "w2c.txt")[: count + 1]
     relative = torch.linalg.inv(poses[0]) @ poses

@@ -37,6 +37,7 @@ PACKAGES: dict[str, Package] = {
         "transformers", "transformers", "text encoder of the 5B, Qwen3-VL, SAM 3", 'pip install "transformers>=5.0" accelerate'
     ),
     "accelerate": Package("accelerate", "accelerate", "loading and offloading large models", "pip install accelerate"),
+    "ftfy": Package("ftfy", "ftfy", "cleaning prompts as Wan does, for the 5B", "pip install ftfy"),
     "torchao": Package("torchao", "torchao", "the 5B in 8 or 4 bits", "pip install torchao"),
     "kernels": Package("kernels", "kernels", "cleaner masks of SAM 3 on a GPU", "pip install kernels"),
     "mapanything": Package(
@@ -63,6 +64,7 @@ PACKAGES: dict[str, Package] = {
     "lpips": Package("lpips", "lpips", "LPIPS in evaluation", "pip install lpips torchvision"),
     "romatch": Package("romatch", "romatch", "Match Accuracy in evaluation (RoMa)", "pip install romatch torchvision"),
     "stable-baselines3": Package("stable_baselines3", "stable-baselines3", "training policies", "pip install stable-baselines3"),
+    "lerobot": Package("lerobot", "lerobot", "LeRobot's own classes on recorded rollouts", "pip install lerobot"),
 }
 
 WEIGHTS: dict[str, Weights] = {
