@@ -156,7 +156,8 @@ class SpatiaTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, FromOriginalM
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> SpatiaTransformer:
         """From the constructor's arguments as JSON holds them, with lists for tuples. TypeError for a setting that it does not know."""
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()})
+        arguments: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
+        return cls(**arguments)
 
     @classmethod
     def wan22_ti2v_5b(cls, **changes: Any) -> SpatiaTransformer:
