@@ -12,6 +12,7 @@ import numpy as np
 from gymnasium import spaces
 
 from spatia_env.actions import NAV_FORWARD, NAV_TURN, ContinuousMotion
+from spatia_env.compare import psnr
 from spatia_env.wrappers import FrameByFrame
 
 EQUAL = 100.0  # dB
@@ -111,8 +112,7 @@ class Seen:
         use = np.ones(self.views[a].shape[:2], bool)
         for mask in (self.moving[a], self.moving[b]):
             use &= True if mask is None else ~mask
-        error = np.mean((self.views[a][use].astype(np.float64) - self.views[b][use]) ** 2) if use.any() else 0.0
-        return min(EQUAL, 10 * math.log10(255**2 / error)) if error > 0 else EQUAL
+        return min(EQUAL, psnr(self.views[a], self.views[b], use))
 
 
 def walk(

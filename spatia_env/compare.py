@@ -7,10 +7,15 @@ import math
 import numpy as np
 
 
-def psnr(a: np.ndarray, b: np.ndarray) -> float:
-    """Peak signal-to-noise ratio in dB of two uint8 pictures (H, W, 3); infinite when they are equal."""
+def psnr(a: np.ndarray, b: np.ndarray, mask: np.ndarray | None = None) -> float:
+    """Peak signal-to-noise ratio in dB of two uint8 pictures (H, W, 3); infinite when they are equal.
+
+    mask: (H, W) bool, the pixels that count; without any the pictures are equal.
+    """
     a, b = _pair(a, b)
-    error = float(np.mean((a - b) ** 2))
+    if mask is not None:
+        a, b = a[mask], b[mask]
+    error = float(np.mean((a - b) ** 2)) if a.size else 0.0
     return math.inf if error == 0 else 10 * math.log10(255**2 / error)
 
 

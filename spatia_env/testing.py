@@ -99,10 +99,7 @@ def check_deterministic(
     first = walk(env, adapter, motions, seed, options, may_end=True)
     walk(env, adapter, motions[:0:-1], seed + 1, options, may_end=True)
     again = walk(env, adapter, motions, seed, options, may_end=True)
-    what = difference(first, again)
-    value = math.inf if what else max(largest(a, b) for a, b in zip(first.views, again.views, strict=True))
-    message = what or f"views differ by up to {value:g} of 255 between two episodes with seed {seed} and the same actions"
-    return Check("deterministic", value <= at_most, value, at_most, "of 255", message, {"steps": len(first.views) - 1})
+    return _same("deterministic", first, again, at_most, f"two episodes with seed {seed} and the same actions")
 
 
 def check_seed_matters(
@@ -228,10 +225,7 @@ def check_snapshot_restores(
     go(env, adapter, back(motions))
     restore(mark)
     again = go(env, adapter, motions)
-    what = difference(first, again)
-    value = math.inf if what else max(largest(a, b) for a, b in zip(first.views, again.views, strict=True))
-    message = what or f"views differ by up to {value:g} of 255 between two runs from one snapshot"
-    return Check("snapshot_restores", value <= at_most, value, at_most, "of 255", message, {"steps": len(first.views)})
+    return _same("snapshot_restores", first, again, at_most, "two runs from one snapshot")
 
 
 def check_turns_as_asked(
@@ -302,6 +296,14 @@ CHECKS: dict[str, Callable[..., Check]] = {
 
 
 # -- what they share -------------------------------------------------------------------------------
+
+
+def _same(name: str, first: Seen, again: Seen, at_most: float, between: str) -> Check:
+    """Two runs must show and tell the same."""
+    what = difference(first, again)
+    value = math.inf if what else max(largest(a, b) for a, b in zip(first.views, again.views, strict=True))
+    message = what or f"views differ by up to {value:g} of 255 between {between}"
+    return Check(name, value <= at_most, value, at_most, "of 255", message, {"steps": len(first.outcomes)})
 
 
 def _compared(name: str, seen: Seen, pair: tuple[int, int], middle: int, at_least: float, margin: float, what: str) -> Check:

@@ -200,3 +200,6 @@ def test_figures_agree_with_scikit_image(picture):
         assert ssim(picture, other) == pytest.approx(metrics.structural_similarity(picture, other, **options), abs=1e-6)
         assert psnr(picture, other) == pytest.approx(metrics.peak_signal_noise_ratio(picture, other), abs=1e-9)
     assert ssim(picture, picture) == pytest.approx(1) and psnr(picture, picture) == np.inf
+    upper = np.arange(len(picture))[:, None] < np.full(picture.shape[1], 40)
+    assert psnr(picture, other, upper) == pytest.approx(metrics.peak_signal_noise_ratio(picture[:40], other[:40]), abs=1e-9)
+    assert psnr(picture, other, np.zeros_like(upper)) == np.inf
