@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from spatia_model.perception.optional import at_work, check_frames, pretrained, require
+from spatia_model.perception.optional import at_work, check_frames, pretrained, require, transformers_with
 
 QWEN = "Qwen/Qwen3-VL-4B-Instruct"
 KEYE = "Kwai-Keye/Keye-VL-1_5-8B"
@@ -104,10 +104,8 @@ class QwenNamer(_Namer):
     ) -> QwenNamer:
         """Load by hub id or from a folder."""
         wanted = "the namer 'qwen3-vl'"
-        transformers = require("transformers", "transformers", wanted)
+        transformers = transformers_with("Qwen3VLForConditionalGeneration", wanted)
         processing = require("transformers.models.qwen2_vl.image_processing_pil_qwen2_vl", "transformers", wanted)
-        if not hasattr(transformers, "Qwen3VLForConditionalGeneration"):
-            raise ValueError(f"{wanted} needs a newer transformers than {transformers.__version__}: pip install -U transformers")
         dtype = torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16
         model = pretrained(transformers.Qwen3VLForConditionalGeneration.from_pretrained, name, wanted, dtype=dtype)
         tokenizer = pretrained(transformers.AutoTokenizer.from_pretrained, name, wanted)

@@ -33,6 +33,19 @@ def require(module: str, package: str, wanted_by: str) -> Any:
         ) from error
 
 
+def transformers_with(name: str, wanted_by: str) -> Any:
+    """The package transformers, of a version that has the class `name`.
+
+    Raises:
+        MissingPackageError: it is not installed.
+        ValueError: it is too old.
+    """
+    transformers = require("transformers", "transformers", wanted_by)
+    if not hasattr(transformers, name):
+        raise ValueError(f"{wanted_by} needs a newer transformers than {transformers.__version__}: pip install -U transformers")
+    return transformers
+
+
 def pretrained(load: Callable[..., Any], name: str | Path, wanted_by: str, **options: Any) -> Any:
     """`load(name, **options)` of a hub id or a local folder, with an error that says how to get the weights.
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from spatia_model.perception.optional import MissingPackageError, at_work, check_frames, pretrained, require
+from spatia_model.perception.optional import MissingPackageError, at_work, check_frames, pretrained, require, transformers_with
 from spatia_model.perception.protocols import EntityNamer
 
 SAM3 = "facebook/sam3"
@@ -46,9 +46,7 @@ class Sam3Masker:
     ) -> Sam3Masker:
         """Load by hub id or from a folder."""
         wanted = "the masks 'sam3'"
-        transformers = require("transformers", "transformers", wanted)
-        if not hasattr(transformers, "Sam3VideoModel"):
-            raise ValueError(f"{wanted} needs a newer transformers than {transformers.__version__}: pip install -U transformers")
+        transformers = transformers_with("Sam3VideoModel", wanted)
         dtype = torch.float32 if torch.device(device).type == "cpu" else torch.bfloat16
         model = pretrained(transformers.Sam3VideoModel.from_pretrained, name, wanted, dtype=dtype)
         return cls(model.eval(), pretrained(transformers.AutoTokenizer.from_pretrained, name, wanted), namer, device, offload)

@@ -93,19 +93,19 @@ _TEXT_TOP_BACK = {ours: official for official, ours in _TEXT_TOP.items()}
 
 def text_to_transformers(name: str) -> str:
     """Our name of a tensor of Wan's text encoder file (UMT5). ValueError when it has none."""
-    if name in _TEXT_TOP:
-        return _TEXT_TOP[name]
-    block = re.fullmatch(r"blocks\.(\d+)\.(.+)\.weight", name)
-    if block and block[2] in _TEXT_BLOCK:
-        return f"encoder.block.{block[1]}.{_TEXT_BLOCK[block[2]]}.weight"
-    raise ValueError(f"unknown text encoder tensor name {name!r}: it is none of Wan's UMT5")
+    return _text_name(name, _TEXT_TOP, "blocks", "encoder.block", _TEXT_BLOCK, "Wan's UMT5")
 
 
 def text_to_official(name: str) -> str:
     """The name in Wan's text encoder file of one of our tensors. ValueError when it has none."""
-    if name in _TEXT_TOP_BACK:
-        return _TEXT_TOP_BACK[name]
-    block = re.fullmatch(r"encoder\.block\.(\d+)\.(.+)\.weight", name)
-    if block and block[2] in _TEXT_BLOCK_BACK:
-        return f"blocks.{block[1]}.{_TEXT_BLOCK_BACK[block[2]]}.weight"
-    raise ValueError(f"unknown text encoder tensor name {name!r}: it is none of UMT5EncoderModel's")
+    return _text_name(name, _TEXT_TOP_BACK, "encoder.block", "blocks", _TEXT_BLOCK_BACK, "UMT5EncoderModel's")
+
+
+def _text_name(name: str, top: dict[str, str], given: str, wanted: str, block: dict[str, str], whose: str) -> str:
+    """A name by two tables: of the tensors outside the blocks, and of those in the blocks, which are called `given` and `wanted`."""
+    if name in top:
+        return top[name]
+    found = re.fullmatch(rf"{re.escape(given)}\.(\d+)\.(.+)\.weight", name)
+    if found and found[2] in block:
+        return f"{wanted}.{found[1]}.{block[found[2]]}.weight"
+    raise ValueError(f"unknown text encoder tensor name {name!r}: it is none of {whose}")
