@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import subprocess
 import sys
@@ -69,6 +70,19 @@ def test_dependencies_have_lower_bounds_and_no_torchvision():
         name = re.split(r"[\[>=<;~! ]", requirement)[0].lower()
         assert name not in {"torchvision", "torchaudio", "timm"}
         assert name == "spatia" or ">=" in requirement, f"{requirement} has no lower bound"
+
+
+def test_lower_bounds_are_pinned_for_every_extra_and_their_tests_exist():
+    spec = importlib.util.spec_from_file_location("lower_bounds", ROOT / "scripts" / "lower_bounds.py")
+    assert spec and spec.loader
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    pins = script.pins()
+    names = [re.split(r"[\[=]", pin)[0].lower() for pin in pins]
+    assert len(set(names)) == len(names) and {"torch", "ray", "transformers", "uvicorn", "pytest"} <= set(names)
+    assert "pyarrow==20.0.0" in pins  # of two bounds the higher
+    assert all("==" in pin and ">=" not in pin for pin in pins)
+    assert all((ROOT / test).exists() for test in script.TESTS)
 
 
 def test_continuous_integration_runs_make_test():
