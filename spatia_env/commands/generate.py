@@ -7,6 +7,7 @@ import contextlib
 import copy
 import dataclasses
 import json
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 _MAX_PROMPT = 2000  # characters
 _SQUARE = 0.1  # relative difference from which pixels that are not square are worth a word
+_NARROW = 45.0  # degrees across the frame
 _JUMP = 0.5, 20.0  # metres and degrees between two frames from which a path jumps
 
 
@@ -111,6 +113,8 @@ def run(args: argparse.Namespace) -> int:
         check_read_whole(world, "the prompt", line)
     camera = cropped_camera(asked.intrinsics, asked.picture.size, shape) if asked.intrinsics else None
     frame = torch.from_numpy(cropped_picture(asked.picture, shape))
+    if not reads_any_text(config):
+        tell_limits(camera, asked.masks is not None)
 
     whole, rows = asked.whole, None
     if whole is not None and args.path_rate:
@@ -308,8 +312,6 @@ def new_poses(motion: str | None, whole: torch.Tensor | None, config: Any) -> to
 
 def tell_jumps(path: torch.Tensor) -> None:
     """A word on stderr where two frames stand far apart: the path may be of another scale, or not world-to-camera."""
-    import math
-
     import torch
 
     from spatia_model.geometry import se3
@@ -342,6 +344,20 @@ def tell_unknown_words(world: Any, prompts: list[str]) -> None:
     if unknown:
         shown = ", ".join(unknown[:8]) + (f" and {len(unknown) - 8} more" if len(unknown) > 8 else "")
         common.say(f"note: words that this model does not know: {shown}")
+
+
+def tell_limits(camera: Camera | None, masks: bool) -> None:
+    """A word on stderr about what the embedded model does badly with inputs that are made for the 5B."""
+    if camera is not None and (angle := math.degrees(2 * math.atan(camera.width / (2 * float(camera.K[0, 0]))))) < _NARROW:
+        common.say(
+            f"note: the middle of this picture shows {angle:.0f} degrees; below {_NARROW:.0f} the embedded model's depths are about twice "
+            "as wrong as at 75, and what is near may bend or tear as the camera moves"
+        )
+    if masks:
+        common.say(
+            "note: what the masks call moving stays out of the map, and the embedded model, which knows only simple movers, lets it fade "
+            "within a clip; without a mask it stays as a still thing"
+        )
 
 
 def frame_shape(config: Any) -> tuple[int, int]:

@@ -104,7 +104,9 @@ def error_of(capsys, *arguments: object) -> str:
 def test_a_case_folder_is_enough(world, case, tmp_path, capsys):
     out = tmp_path / "out"
     assert run("generate", case, "--out", out, "--json") == 0
-    figures = json.loads(capsys.readouterr().out)
+    told = capsys.readouterr()
+    assert "what the masks call moving" in told.err and "degrees" not in told.err  # its middle shows 74
+    figures = json.loads(told.out)
     assert figures["frames"] == 17 and figures["clips"] == 2 and figures["masks"] == 1 and figures["fps"] == 8
     assert world.calls[0]["prompt"] == "a red ball rolls to the left" and [call["text"] for call in world.calls[1:]] == ["", ""]
     np.testing.assert_allclose(world.calls[1]["path"][:, 0, 3], 0.01 * np.arange(1, 9), atol=1e-9)
@@ -304,12 +306,14 @@ def save_mask(path: Path, height: int, width: int) -> Path:
 
 
 def test_odd_inputs_get_a_note(world, case, tmp_path, capsys):
-    (case / "intrinsics.txt").write_text("0.5 0.5 0.5 0.5")  # a square picture's
+    (case / "mask.png").unlink()
+    (case / "intrinsics.txt").write_text("1.0 1.0 0.5 0.5")  # a square picture's
     leap = np.eye(4)
     leap[:3, 3] = [0, 0, -3]
     (case / "w2c.txt").write_text("\n".join(json.dumps(pose.tolist()) for pose in (np.eye(4), leap)))
     assert run("generate", case, "--out", tmp_path / "out") == 0
     told = capsys.readouterr().err
+    assert "shows 41 degrees" in told and "what the masks" not in told
     assert "pixels of this 120x90 picture would be 0.75 times as wide as high" in told
     assert "the path jumps (up to 3.00 m at frame 1" in told
 
