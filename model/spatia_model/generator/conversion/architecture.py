@@ -39,7 +39,7 @@ UMT5_XXL: dict[str, Any] = {
     "dropout_rate": 0.0,
     "is_encoder_decoder": False,
     "use_cache": False,
-    "tie_word_embeddings": False,
+    "tie_word_embeddings": True,  # an encoder has one table, kept as "shared"; transformers 5.0 ties its two names only if told so
 }
 
 # Tensors, parameters and SHA-256 of the released files' lists.
