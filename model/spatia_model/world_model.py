@@ -7,6 +7,7 @@ nothing between calls, a `WorldState` holds all there is.
 from __future__ import annotations
 
 import functools
+import math
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -28,6 +29,7 @@ from spatia_model.memory.free_space import blocks_view
 from spatia_model.memory.mapping import MappingConfig, map_clip
 from spatia_model.memory.point_memory import PointMemory
 from spatia_model.memory.references import KeyframeBank, retrieve, visible_surface
+from spatia_model.memory.static_pixels import flying_pixels, landed
 from spatia_model.perception.protocols import Perceiver
 from spatia_model.types import Camera, Clip, Conditioning, Perception, Projection, WorldState
 
@@ -128,9 +130,13 @@ class WorldModel:
         path = _check_path(pose[None], 1)
         perception = self.perceiver.perceive(frame, path, camera)
         # The first picture's depth, right or wrong, is what this world's geometry means: all of it enters the map.
-        perception = replace(perception, confidence=perception.confidence.clamp(min=FIRST_CONFIDENCE))
+        # What lies between two surfaces, where a blurred depth edge would hang it in the air, goes to the one it looks like.
+        out = flying_pixels(perception.depth, self.mapping.edge_threshold, self.mapping.sky_depth)
+        depth = landed(perception.depth, frame, out)
+        perception = replace(perception, depth=depth, confidence=perception.confidence.clamp(min=FIRST_CONFIDENCE))
         empty = PointMemory.empty(self.config.voxel_size)
-        memory, _ = map_clip(empty, frame, path, camera, perception, empty.project(path, camera), 0, self.mapping)
+        mapping = replace(self.mapping, edge_threshold=math.inf)
+        memory, _ = map_clip(empty, frame, path, camera, perception, empty.project(path, camera), 0, mapping)
         projection = memory.project(path, camera)
         keyframes = KeyframeBank().add(frame[0], path[0], visible_surface(memory, projection))
         h = self.config.history_frames

@@ -167,17 +167,18 @@ class CompactVideoVAE(nn.Module):
 
     def decode(self, latents: torch.Tensor, last: int | None = None) -> torch.Tensor:
         """Frames in [-1, 1]; with `last` only the last so many of them, equal to those of the whole and cheaper."""
-        return self.decode_raw(self._denormalise(latents), None, last)[0].float().clamp(-1, 1)
+        return self.decode_raw(self.denormalise(latents), None, last)[0].float().clamp(-1, 1)
 
     def decode_stream(self, latents: torch.Tensor, memory: list[torch.Tensor] | None) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Decode the next latents (B, C, n, h, w) of a stream; `memory` is None at its start, else what the call before returned.
 
         Equal to one long `decode`. Returns frames in [-1, 1] (1 + 4(n - 1) of them at the start, else 4n).
         """
-        frames, state = self.decode_raw(self._denormalise(latents), memory)
+        frames, state = self.decode_raw(self.denormalise(latents), memory)
         return frames.float().clamp(-1, 1), state
 
-    def _denormalise(self, latents: torch.Tensor) -> torch.Tensor:
+    def denormalise(self, latents: torch.Tensor) -> torch.Tensor:
+        """Latents as `encode` gives them to what `decode_raw` takes."""
         x = latents * self.latent_std.view(1, -1, 1, 1, 1) + self.latent_mean.view(1, -1, 1, 1, 1)
         return x.to(self.dec_in.weight.dtype)
 

@@ -50,6 +50,35 @@ def flying(depth: torch.Tensor, edge: torch.Tensor, margin: float = 0.04) -> tor
     return dilate(edge, 1) & (depth > nearest * (1 + margin)) & (depth < farthest * (1 - margin))
 
 
+def landed(depth: torch.Tensor, frames: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+    """(T, H, W): depth whose pixels `out` (T, H, W) bool lie on a surface beside them, ring by ring inwards: on that neighbour's
+    whose colour in `frames` (T, H, W, 3) uint8 is most like their own. Frames that are `out` everywhere stay as they are.
+    """
+    depth, colour = depth.clone(), frames.permute(0, 3, 1, 2).float()
+    missing = out & ~out.flatten(1).all(1)[:, None, None]
+    shifts = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1) if dy or dx]
+    while missing.any():
+        t, y, x = missing.nonzero(as_tuple=True)
+        best, found = torch.full(t.shape, float("inf")), depth[t, y, x]
+        for dy, dx in shifts:
+            v, u = y + dy, x + dx
+            inside = (v >= 0) & (v < depth.shape[1]) & (u >= 0) & (u < depth.shape[2])
+            v, u = v.clamp(0, depth.shape[1] - 1), u.clamp(0, depth.shape[2] - 1)
+            unlike = (colour[t, :, v, u] - colour[t, :, y, x]).abs().sum(-1)
+            unlike[~inside | missing[t, v, u]] = float("inf")
+            found, best = torch.where(unlike < best, depth[t, v, u], found), torch.minimum(unlike, best)
+        settled = best < float("inf")
+        depth[t[settled], y[settled], x[settled]] = found[settled]
+        missing[t[settled], y[settled], x[settled]] = False
+    return depth
+
+
+def flying_pixels(depth: torch.Tensor, edge_threshold: float, sky_depth: float) -> torch.Tensor:
+    """(T, H, W) bool: the flying pixels of a z-depth map, all sky counting as equally far."""
+    near = depth.clamp(max=sky_depth)
+    return flying(near, edge_strength(near) > edge_threshold)
+
+
 def slope(depth: torch.Tensor, camera: Camera) -> torch.Tensor:
     """(T, H, W) float32: tangent of the angle between the line of sight and the surface's normal, from neighbouring depths.
 

@@ -15,13 +15,13 @@ import torch.multiprocessing as mp
 
 from spatia_model.training.loop import LoopConfig
 
-STAGES = ("data", "vae", "perception", "latents", "denoiser", "refiner", "export")
-TRAINED = ("vae", "perception", "denoiser", "refiner")
+STAGES = ("data", "vae", "decoder", "perception", "latents", "denoiser", "sharpen", "refiner", "export")
+TRAINED = ("vae", "decoder", "perception", "denoiser", "sharpen", "refiner")
 VALIDATION_SEED = 1_000_000
 
 EPILOG = """examples:
   spatia train mini --out runs/mini                        all stages, default sizes (hours on a CPU)
-  spatia train mini --out runs/tiny --worlds 8 --steps vae=20,perception=20,denoiser=20
+  spatia train mini --out runs/tiny --worlds 8 --steps vae=20,decoder=20,perception=20,denoiser=20,sharpen=20,refiner=20
   spatia train mini --out runs/mini --stage denoiser --processes 2
 """
 
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(f"training seeds lie in 0..999,999: --seed {args.seed} --worlds {args.worlds} leaves that range")
     if args.processes < 1:
         raise ValueError(f"--processes must be at least 1, got {args.processes}")
-    for name, stages in (("steps", TRAINED), ("batch", ("perception", "denoiser")), ("lr", TRAINED)):
+    for name, stages in (("steps", TRAINED), ("batch", ("perception", "denoiser", "sharpen")), ("lr", TRAINED)):
         for stage, value in _numbers(getattr(args, name), name).items():
             if stage not in stages or not 0 < value < math.inf or (name != "lr" and value != int(value)):
                 kind = "number" if name == "lr" else "whole number"

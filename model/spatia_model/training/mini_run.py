@@ -2,7 +2,7 @@
 
 runs/NAME/walks, validation       rendered worlds
 runs/NAME/windows, ...-validation the memory's side of them
-runs/NAME/vae.pt, perception.pt, denoiser.pt, refiner.pt   checkpoints; *.png pictures; *.jsonl validation figures
+runs/NAME/vae.pt, decoder.pt, perception.pt, denoiser.pt, sharpen.pt, refiner.pt   checkpoints; *.png pictures; *.jsonl figures
 runs/NAME/latents                 windows as latents
 runs/NAME/model                   the trained folder
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -26,13 +27,17 @@ from spatia_model.perception.compact import CompactPerception
 from spatia_model.training.cli import VALIDATION_SEED, _numbers, loop_config
 from spatia_model.training.loop import LoopConfig, fit
 from spatia_model.training.pictures import PicturePool
+from spatia_model.training.stage_decoder import DecoderStage
 from spatia_model.training.stage_denoiser import DenoiserStage
 from spatia_model.training.stage_perception import PerceptionStage
 from spatia_model.training.stage_refiner import Pair, RefinerStage
+from spatia_model.training.stage_sharpen import SharpenStage
 from spatia_model.training.stage_vae import VAEStage, measure_latents
 
 MINI = MiniConfig()
 PICTURES = "pictures.npy"
+# Momentum is short: what a critic wants changes with every step.
+AGAINST_CRITIC = LoopConfig(lr=4e-4, warmup=30, betas=(0.5, 0.95), ema=0.99)
 
 
 def data(out: Path, args: argparse.Namespace) -> None:
@@ -54,9 +59,19 @@ def vae(out: Path, args: argparse.Namespace) -> None:
     os.replace(temporary, out / "vae-final.pt")
 
 
+def decoder(out: Path, args: argparse.Namespace) -> None:
+    """The decoder alone, against a critic: latents stay valid."""
+    stage = DecoderStage(load_vae(out), ClipFolder(out / "walks"), ClipFolder(out / "validation"), PicturePool(out / PICTURES))
+    fit(stage, loop_config(args, "decoder", replace(AGAINST_CRITIC, steps=800, validate_every=200)), out, args.device)
+
+
 def load_vae(out: Path) -> CompactVideoVAE:
+    """The trained autoencoder, with the decoder of stage `decoder` once that has run."""
     model = CompactVideoVAE()
     model.load_state_dict(_read(out / "vae-final.pt", "vae"))
+    if (out / "decoder.pt").exists():
+        weights = _read(out / "decoder.pt", "decoder")["average"]
+        model.load_state_dict({k.removeprefix("vae."): v for k, v in weights.items() if k.startswith("vae.")})
     return model.eval().requires_grad_(False)
 
 
@@ -85,6 +100,16 @@ def denoiser(out: Path, args: argparse.Namespace) -> None:
     fit(stage, config, out, args.device)
 
 
+def sharpen(out: Path, args: argparse.Namespace) -> None:
+    stage = denoiser_stage(out, int(_numbers(args.batch, "batch").get("sharpen", 8)))
+    stage.model.load_state_dict(_read(out / "denoiser.pt", "denoiser")["average"])
+    judged = SharpenStage(stage)
+    if (out / "decoder.pt").exists():  # its critic knows blurred pictures from sharp ones already
+        weights = _read(out / "decoder.pt", "decoder")["average"]
+        judged.model.critic.load_state_dict({k.removeprefix("critic."): v for k, v in weights.items() if k.startswith("critic.")})
+    fit(judged, loop_config(args, "sharpen", replace(AGAINST_CRITIC, steps=800, ema=0.98, validate_every=200)), out, args.device)
+
+
 def denoiser_stage(out: Path, batch: int = 16) -> DenoiserStage:
     from spatia_model.worlds import VOCABULARY
 
@@ -98,9 +123,13 @@ def refiner(out: Path, args: argparse.Namespace) -> None:
 
 
 def trained_denoiser(out: Path) -> DenoiserStage:
-    """The denoiser stage with its averaged weights."""
+    """The denoiser stage with its averaged weights; those of stage `sharpen` once that has run."""
     stage = denoiser_stage(out)
-    stage.model.load_state_dict(_read(out / "denoiser.pt", "denoiser")["average"])
+    weights = _read(out / "denoiser.pt", "denoiser")["average"]
+    if (out / "sharpen.pt").exists():
+        judged = _read(out / "sharpen.pt", "sharpen")["average"]
+        weights = {k.removeprefix("generator."): v for k, v in judged.items() if k.startswith("generator.")}
+    stage.model.load_state_dict(weights)
     stage.model.eval().requires_grad_(False)
     return stage
 

@@ -75,16 +75,17 @@ class DenoiserStage:
     ):
         self.mini = mini or MiniConfig()
         self.model = Generator(transformer or MINI_TRANSFORMER, CompactTextConfig(vocabulary))
-        self.latents, self.validation, self.vae, self.batch = latents, validation, vae.eval(), batch
+        self.latents, self.validation, self.batch = latents, validation, batch
+        self.vae: CompactVideoVAE = vae.eval()
         self.drop_text, self.drop_memory, self.history_noise = drop_text, drop_memory, history_noise
         self.own, self.own_from, self.own_steps = own, own_from, own_steps
         self.known = 1 + (self.mini.history_frames - 1) // vae.temporal_factor
-        with torch.inference_mode():  # control when there is no memory: black frames, nothing covered
+        with torch.inference_mode():  # control when there is no memory: nothing covered, all of it filled with grey
             black = torch.zeros(1, self.mini.window, self.mini.image_size, self.mini.image_size, 3, dtype=torch.uint8)
             blank = torch.zeros(black.shape[:-1])
             self.empty_control = pooled_control(self.vae, black, blank, blank)[0].clone()
 
-    def _draw(self, rng: np.random.Generator) -> tuple[dict[str, torch.Tensor], list[str], int]:
+    def draw(self, rng: np.random.Generator) -> tuple[dict[str, torch.Tensor], list[str], int]:
         """A batch with one number of references (0 to K)."""
         references = int(rng.choice(self.mini.max_references + 1, p=[0.3, 0.2, 0.2, 0.3])) if self.mini.max_references == 3 else 0
         rows, texts = [], []
@@ -104,7 +105,7 @@ class DenoiserStage:
         return batch, texts, references
 
     def loss(self, rng: np.random.Generator, generator: torch.Generator, step: int) -> tuple[torch.Tensor, dict[str, float]]:
-        batch, texts, references = self._draw(rng)
+        batch, texts, references = self.draw(rng)
         device = device_of(self.model)
         batch = {name: tensor.to(device) for name, tensor in batch.items()}
         data, b = batch["target"], self.batch
@@ -139,6 +140,26 @@ class DenoiserStage:
         covered = batch["uncovered"][:, self.known :] < 64
         figures = {"mse_covered": float(error.detach()[covered].mean()), "mse_uncovered": float(error.detach()[~covered].mean())}
         return (error * weight).mean(), {k: v for k, v in figures.items() if np.isfinite(v)}
+
+    def last_step(self, batch: dict[str, torch.Tensor], texts: list[str], references: int, generator: torch.Generator) -> torch.Tensor:
+        """Clean latents (B, C, F, h, w) as the sampler's last step draws them, differentiable; the steps before it are not."""
+        data, steps = batch["target"], self.mini.steps
+        refs = batch["references"][:, :references].transpose(1, 2)
+        level = self.history_noise * torch.rand(len(data), 1, 1, 1, 1, generator=generator).to(data)
+        past = data[:, :, : self.known]
+        past = past + level * torch.randn(past.shape, generator=generator).to(data)
+        noise = torch.randn(data.shape, generator=generator).to(data)
+        context = self.model.text.encode(texts)
+        x = torch.cat([past, noise[:, :, self.known :]], 2)
+        if steps > 1:
+            with torch.no_grad():
+                some = refs if references else None
+                x = sample_window(self.model.transformer, noise, past, some, context, batch["control"], steps, stop=steps - 1)
+        times = torch.zeros(len(data), references + x.shape[2], device=x.device)
+        times[:, references + self.known :] = 1000 / steps
+        with sdpa_kernel(SDPBackend.MATH):
+            out = self.model.transformer(torch.cat([refs, x], 2), times, context, batch["control"], references).float()
+        return out[:, :, references:]
 
     def _steps_taken(self, rng: np.random.Generator, step: int) -> int:
         """How many sampler steps come before the one that this batch trains; 0: noised true latents."""

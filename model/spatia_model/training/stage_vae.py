@@ -43,7 +43,7 @@ class VAEStage:
         device = device_of(self.model)
         total, figures = torch.zeros((), device=device), {}
         for name, group in (("clip", clips), ("still", images)):
-            frames = _batch(augment(rng, np.stack(group)), device)  # (B, 3, T, h, w)
+            frames = as_batch(augment(rng, np.stack(group)), device)  # (B, 3, T, h, w)
             loss, figures[name] = self._reconstruct(frames, generator)
             total = total + loss * (len(group) / (len(clips) + len(images)))
         return total, figures
@@ -69,11 +69,11 @@ class VAEStage:
         rng, device = np.random.default_rng(1_000_000), device_of(self.model)
         figures: dict[str, list[float]] = {"psnr": [], "gradient_energy": [], "psnr_still": []}
         for _ in range(12):
-            frames = _batch(self.validation.random_frames(rng, 9, 128)[None], device)
+            frames = as_batch(self.validation.random_frames(rng, 9, 128)[None], device)
             decoded = self.model.decode_raw(self.model.posterior(frames)[0])[0].clamp(-1, 1)
             figures["psnr"].append(psnr(decoded, frames))
             figures["gradient_energy"].append(gradient_energy(decoded) / gradient_energy(frames))
-            still = _batch(self.pool.still(rng, 128)[None, None], device)
+            still = as_batch(self.pool.still(rng, 128)[None, None], device)
             figures["psnr_still"].append(psnr(self.model.decode_raw(self.model.posterior(still)[0])[0].clamp(-1, 1), still))
         return {k: float(np.mean(v)) for k, v in figures.items()}
 
@@ -83,7 +83,7 @@ class VAEStage:
         rows = []
         for i in range(6):
             clip = self.validation.random_frames(rng, 9, 128) if i < 3 else self.pool.still(rng, 128)[None]
-            frames = _batch(clip[None], device_of(self.model))
+            frames = as_batch(clip[None], device_of(self.model))
             decoded = to_frames(self.model.decode_raw(self.model.posterior(frames)[0])[0])[0].cpu().numpy()
             rows.append(np.concatenate([clip[0], decoded[0], clip[-1], decoded[-1]], 1))
         return np.concatenate(rows, 0)
@@ -108,11 +108,11 @@ def augment(rng: np.random.Generator, frames: np.ndarray) -> np.ndarray:
 def measure_latents(model: CompactVideoVAE, clips: ClipFolder, samples: int = 64, seed: int = 0) -> None:
     """Set `latent_mean` and `latent_std` from training clips, so that `encode` gives unit variance per channel."""
     rng = np.random.default_rng([seed, 17])
-    means = [model.posterior(_batch(clips.random_frames(rng, 9, 128)[None], device_of(model)))[0] for _ in range(samples)]
+    means = [model.posterior(as_batch(clips.random_frames(rng, 9, 128)[None], device_of(model)))[0] for _ in range(samples)]
     z = torch.cat(means).transpose(0, 1).flatten(1)
     model.latent_mean.copy_(z.mean(1))
     model.latent_std.copy_(z.std(1).clamp_min(1e-3))
 
 
-def _batch(frames: np.ndarray, device: torch.device) -> torch.Tensor:
+def as_batch(frames: np.ndarray, device: torch.device) -> torch.Tensor:
     return to_model(torch.from_numpy(np.ascontiguousarray(frames)).to(device))

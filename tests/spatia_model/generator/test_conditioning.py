@@ -1,9 +1,19 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
-from spatia_model.generator.conditioning import encode_references, encoded_control, pool_mask, pooled_control, to_frames, to_model
+from spatia_model.generator.conditioning import (
+    encode_references,
+    encoded_control,
+    fill_holes,
+    pool_mask,
+    pooled_control,
+    to_frames,
+    to_model,
+)
 from tests.spatia_model.generator.test_vae import SEED, build
 
 
@@ -55,13 +65,94 @@ def test_masks_that_do_not_fit_are_refused(shape):
         pool_mask(torch.zeros(shape), 4, 4)
 
 
+def test_what_is_known_stays_and_holes_take_the_colours_beside_them():
+    x, mask = random(2, 3, 16, 16) * 2 - 1, (random(2, 1, 16, 16) > 0.4).float()
+    filled = fill_holes(x, mask)
+    assert torch.equal(filled * mask, x * mask)
+    again = fill_holes(torch.where(mask > 0, x, 0.77), mask)  # what lies in the holes is of no account
+    assert torch.equal(again, filled)
+    flat = torch.full((1, 3, 16, 16), 0.3)
+    torch.testing.assert_close(fill_holes(flat, mask[:1]), flat)
+    assert not fill_holes(x, torch.zeros_like(mask)).any()
+
+
+def test_a_turn_s_empty_side_goes_on_row_by_row():
+    """Sky above, ground below, nothing at all on the left: the horizon stays where it is. Rows that know nothing take from the others."""
+    far = torch.tensor([abs(y - 15.5) > 1 for y in range(32)])  # the fill is smooth by a pixel
+    x = torch.full((1, 3, 32, 32), -0.5)
+    x[:, :, :16] = 0.5
+    mask = torch.zeros(1, 1, 32, 32)
+    mask[..., 12:] = 1
+    torch.testing.assert_close(fill_holes(x, mask)[:, :, far], x[:, :, far])
+    mask[:, :, 26:28] = 0
+    torch.testing.assert_close(fill_holes(x, mask)[:, :, far], x[:, :, far], atol=0.1, rtol=0)
+
+
+def test_filled_holes_equal_a_plain_pull_and_push():
+    """Loops: block means weighted by what is known; every block mixed with the broader one by its share of unknown."""
+
+    def broaden(colour, weight, high, wide):  # lists of rows; colour is None where nothing is known
+        h, w = len(weight), len(weight[0])
+        if h % high or w % wide or h < high or w < wide or (high, wide) == (1, 1) or (w == 1 and high == 1):
+            return [[c if c is not None else 0.0 for c in row] for row in colour]
+        parent_c, parent_w = [], []
+        for y in range(0, h, high):
+            row_c, row_w = [], []
+            for x in range(0, w, wide):
+                cells = [(colour[y + j][x + i], weight[y + j][x + i]) for j in range(high) for i in range(wide)]
+                total = sum(v for _, v in cells)
+                row_c.append(sum(c * v for c, v in cells if v) / total if total else None)
+                row_w.append(total / len(cells))
+            parent_c.append(row_c)
+            parent_w.append(row_w)
+        broad = enlarge(broaden(parent_c, parent_w, high, wide), h, w)
+        return [[(colour[y][x] or 0.0) * weight[y][x] + broad[y][x] * (1 - weight[y][x]) for x in range(w)] for y in range(h)]
+
+    def enlarge(small, h, w):
+        """Bilinear, pixel centres aligned, edges repeated."""
+        sh, sw = len(small), len(small[0])
+        out = []
+        for y in range(h):
+            row = []
+            for x in range(w):
+                fy, fx = (y + 0.5) * sh / h - 0.5, (x + 0.5) * sw / w - 0.5
+                value = 0.0
+                for j in (math.floor(fy), math.floor(fy) + 1):
+                    for i in (math.floor(fx), math.floor(fx) + 1):
+                        share = (1 - abs(fy - j)) * (1 - abs(fx - i))
+                        value += share * small[min(max(j, 0), sh - 1)][min(max(i, 0), sw - 1)]
+                row.append(value)
+            out.append(row)
+        return out
+
+    side = 16
+    x, mask = random(side, side) * 2 - 1, random(side, side, seed=SEED + 1) > 0.5
+    mask[:, :6] = False  # a side
+    mask[4:8] = False  # rows that know nothing
+    half = side // 2
+    colour: list[list[float | None]] = [[None] * half for _ in range(half)]
+    weight = [[0.0] * half for _ in range(half)]
+    for y in range(half):
+        for i in range(half):
+            known = [float(x[2 * y + a, 2 * i + b]) for a in (0, 1) for b in (0, 1) if mask[2 * y + a, 2 * i + b]]
+            weight[y][i] = len(known) / 4
+            colour[y][i] = sum(known) / len(known) if known else None
+    rows = broaden(colour, weight, 1, 2)
+    seen = [any(line) for line in weight]
+    whole = broaden([[c if s else None for c in row] for row, s in zip(rows, seen, strict=True)], [[float(s)] * half for s in seen], 2, 2)
+    smooth = torch.tensor(enlarge([a if s else b for a, b, s in zip(rows, whole, seen, strict=True)], side, side))
+    expected = torch.where(mask, x, smooth.to(x.dtype))
+    torch.testing.assert_close(fill_holes(x[None, None], mask[None, None].float())[0, 0], expected, atol=1e-5, rtol=1e-5)
+
+
 def test_pooled_control_is_latents_then_cover_then_motion():
     vae = build()
     rgb, mask, dynamic = bytes_of(2, 5, 16, 24, 3), random(2, 5, 16, 24) > 0.5, random(2, 5, 16, 24, seed=SEED + 1)
     control = pooled_control(vae, rgb, mask, dynamic)
     z = vae.latent_channels
     assert control.shape == (2, z + 8, 2, 2, 3)
-    torch.testing.assert_close(control[:, :z], vae.encode(to_model(rgb)))
+    filled = torch.stack([fill_holes(to_model(rgb)[:, :, t], mask[:, None, t].float()) for t in range(5)], 2)
+    torch.testing.assert_close(control[:, :z], vae.encode(filled))
     assert torch.equal(control[:, z : z + 4], pool_mask(mask, 8, 4))
     assert torch.equal(control[:, z + 4 :], pool_mask(dynamic, 8, 4))
 

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 import torch
 
-from spatia_model.generator.conditioning import to_model
+from spatia_model.generator.conditioning import fill_holes, to_model
 from spatia_model.generator.pipeline import ClipGenerator
 from spatia_model.generator.sampler import denoise
 from spatia_model.types import Conditioning, Projection
@@ -47,7 +47,8 @@ def differ(a: torch.Tensor, b: torch.Tensor) -> int:
 def plain(model: ClipGenerator, given: Conditioning, seed: int = SEED) -> torch.Tensor:
     """One world, step by step, channel by channel."""
     vae, transformer = model.vae, model.transformer
-    shown = vae.encode(to_model(given.projection.rgb[None]))
+    filled = fill_holes(to_model(given.projection.rgb[None])[0].transpose(0, 1), given.projection.mask[:, None].float())
+    shown = vae.encode(filled.transpose(0, 1)[None])
     cover, motion = torch.zeros(1, 4, 4, 4, 4), torch.zeros(1, 4, 4, 4, 4)
     for latent in range(4):
         for phase in range(4):
