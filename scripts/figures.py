@@ -79,6 +79,9 @@ def collect(out: Path) -> dict[str, list[str]]:
             raise SystemExit(f"{path} is missing: run `python scripts/figures.py measure --out {out}` first")
         found[name] = json.loads(path.read_text())
     rows = {key: [cell(found["events" if key in ("place_rate", "motion_rate") else "on"], key)] for key in FORMATS}
+    middle = found["on"].get("details", {}).get("gradient_energy_uncovered_median")
+    if middle is not None:  # one world with a bare wall carries the mean
+        rows["gradient_energy_uncovered"][0] += f" (median {middle:.2f})"
     for key in ("psnr_c", "ssim_c", "psnr_revisit"):
         rows[key].append(cell(found["off"], key))
     alone = found["autoencoder"]

@@ -25,7 +25,8 @@ worlds; null with fewer than two). A key is null where nothing was measured. PSN
 `psnr_c_static` (without moving pixels), `psnr_seen` (covered pixels whose surface the first picture showed: what the memory holds of the
 rest was invented, and can't agree with the truth), `mover_ghost_rate` (ghosts where a mover was: what it left behind), `depth_error`
 (median of |depth - truth| / truth of perception on seen static pixels nearer than 40 m: from 2 % on, most points are farther than two
-voxels from their surface).
+voxels from their surface), `gradient_energy_uncovered_median` over worlds (where the truth is a bare wall, any pattern is many times as
+sharp, and one such world carries the mean).
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ from spatia_model.evaluation.camera_control import clip_motions
 from spatia_model.evaluation.ghosts import ghost_rate, mover_ghost_rate
 from spatia_model.evaluation.metrics import gradient_energy, psnr, ssim
 from spatia_model.evaluation.motion import motion_errors, seen_in
-from spatia_model.evaluation.report import Progress, print_report, save_strip, summarise
+from spatia_model.evaluation.report import Progress, median, print_report, save_strip, summarise
 from spatia_model.evaluation.setting import (
     SEED,
     Walk,
@@ -143,7 +144,7 @@ def evaluate_closed_loop(
             "perception": perception,
             "revisit": revisit,
         },
-        "details": summarise(found, DETAILS),
+        "details": summarise(found, DETAILS) | {"gradient_energy_uncovered_median": median(found, "gradient_energy_uncovered")},
     }
 
 

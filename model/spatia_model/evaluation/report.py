@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import statistics
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -38,6 +39,12 @@ def summarise(worlds: Sequence[Mapping[str, float | None]], keys: Sequence[str])
         result[key] = None if mean is None else round(mean, 4)
         result[f"{key}_ci95"] = None if width is None else round(width, 4)
     return result
+
+
+def median(worlds: Sequence[Mapping[str, float | None]], key: str) -> float | None:
+    """Of the worlds that have the figure: what one odd world can't move."""
+    known = [float(v) for world in worlds if (v := world.get(key)) is not None and math.isfinite(v)]
+    return round(statistics.median(known), 4) if known else None
 
 
 def print_report(result: Mapping[str, Any], as_json: bool, units: Mapping[str, str]) -> None:

@@ -145,12 +145,12 @@ class PerceptionStage:
 def zoom(
     rng: np.random.Generator, x: torch.Tensor, depth: torch.Tensor, dynamic: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Another field of view: a random window of half the sides or more, at full size again. Rays are among the inputs, so all still fits.
+    """Another field of view: a random window, a third of the sides or more, at full size again. Rays are among the inputs: all still fits.
 
     x (1, 14, H, W), depth and dynamic (1, H, W). What is known or not keeps its edges, the rest is interpolated.
     """
     size = depth.shape[-1]
-    side = int(rng.integers(size // 2, size + 1))
+    side = int(rng.integers(size // 3, size + 1))
     top, left = int(rng.integers(size - side + 1)), int(rng.integers(size - side + 1))
     window = torch.cat([x, depth.unsqueeze(1), dynamic.unsqueeze(1)], 1)[..., top : top + side, left : left + side]
     nearest = F.interpolate(window, size=(size, size), mode="nearest-exact")

@@ -13,6 +13,7 @@ import torch
 
 from spatia_model.evaluation import closed_loop
 from spatia_model.evaluation.closed_loop import UNITS, closed_loop_figures, evaluate_closed_loop, revisit_figures, revisit_path
+from spatia_model.evaluation.report import median
 from spatia_model.evaluation.setting import walk
 from spatia_model.geometry import se3
 from spatia_model.worlds import World
@@ -85,6 +86,8 @@ def test_vae_ceiling_and_determinism() -> None:
     assert {k for k in result if not k.endswith("_ci95")} == {*UNITS, "config", "details"}
     assert {k for k in result if k.endswith("_ci95")} == {f"{k}_ci95" for k in UNITS}
     assert result["psnr_vae"] is not None and 3 < result["psnr_vae"] < 40
+    assert result["details"]["gradient_energy_uncovered_median"] == result["gradient_energy_uncovered"]  # of one world
+    assert median([{"a": 1.0}, {"a": 9.0}, {"a": None}, {}, {"a": 2.0}], "a") == 2.0 and median([{}], "a") is None
     assert result["psnr_revisit"] is not None and result["psnr_c"] is not None
     assert result["config"] == {
         "worlds": 1, "seed": SEED, "clips": 2, "memory": "on", "model": "ClipGenerator", "steps": 1, "perception": "model", "revisit": True,
