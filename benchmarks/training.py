@@ -1,13 +1,15 @@
-"""What a training step costs: reading clips against a batch in memory, tokens a second, and the 5B's memory and work, counted.
+"""What training costs: data loading against the step, tokens a second, and the 5B's memory and work, counted.
 
-    python benchmarks/training.py [--what loader,count] [--batch 16] [--steps 12] [--workers 2] [--size 480x832] [--frames 81] [--json]
+    python benchmarks/training.py [--what loader,count] [--batch 16] [--steps 12] [--rounds 3] [--workers 2]
+                                  [--size 480x832] [--frames 81] [--json]
 
-`loader` trains the embedded architecture on clips of its true size (random numbers, on disk): steps with one batch kept in memory and steps
-with the real loader take turns, so that both see the same machine. MFU is the step's counted work over its time and the pace of a large
-matrix product on the same device.
+`loader` trains the embedded architecture on clips of its true size (random numbers, on disk): `--steps` steps with the real loader
+and as many with batches of the same sizes kept in memory take turns, so that both see the same machine. MFU is the steps' counted
+work over their time and the pace of a large matrix product on the same device.
 
-`count` runs one control step of the 5B with fake tensors (shapes without memory) and adds up what is alive at once; FlopCounterMode counts
-the work, recomputation included. Nothing is measured, so it needs no GPU; what kernels and the allocator take beside is not in it.
+`count` runs one control step of the 5B with fake tensors (shapes without memory) and adds up what is alive at once; FlopCounterMode
+counts the work, recomputation included. Nothing is measured, so it needs no GPU; what kernels and the allocator take beside is not
+in it.
 """
 
 from __future__ import annotations
@@ -15,7 +17,6 @@ from __future__ import annotations
 import argparse
 import gc
 import json
-import statistics
 import tempfile
 import time
 import weakref
@@ -124,34 +125,40 @@ def loader(args: argparse.Namespace) -> dict[str, float]:
                 torch.cuda.synchronize()
 
         batches = stage.batches(0, 1, 0)
-        kept = max((next(batches) for _ in range(4)), key=lambda b: b["references"].shape[2])
-        references = kept["references"].shape[2]
-        counter = FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION)
-        with counter:
-            step(kept)
-        cached, real = [], []
-        for _ in range(args.steps):
+        kept: dict[int, dict[str, Any]] = {}  # a batch in memory for every number of references: more references are more work
+        while len(kept) <= recipe.max_references:
+            batch = next(batches)
+            kept.setdefault(batch["references"].shape[2], batch)
+        step(kept[recipe.max_references])
+        work, cached, real, tokens = 0, 0.0, 0.0, 0
+        counted: dict[int, int] = {}
+        for count, batch in kept.items():
+            counter = FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION)
+            with counter:
+                step(batch)
+            counted[count] = counter.get_total_flops()
+        for _ in range(args.rounds):  # in turns, as many steps in a row as the loader holds batches ready, and more
+            seen = []
             start = time.perf_counter()
-            step(kept)
-            cached.append(time.perf_counter() - start)
-            while True:  # batches with as many references are as much work
-                start = time.perf_counter()
+            for _ in range(args.steps):
                 batch = next(batches)
-                waited = time.perf_counter() - start
-                if batch["references"].shape[2] == references:
-                    break
+                seen.append(batch["references"].shape[2])
+                step(batch)
+            real += time.perf_counter() - start
             start = time.perf_counter()
-            step(batch)
-            real.append(waited + time.perf_counter() - start)
-    tokens = args.batch * (4 + references) * 16
-    pace = statistics.median(real)
+            for count in seen:
+                step(kept[count])
+            cached += time.perf_counter() - start
+            work += sum(counted[count] for count in seen)
+            tokens += sum(args.batch * (4 + count) * 16 for count in seen)
+    steps = args.rounds * args.steps
     return {
-        "cached_seconds": statistics.median(cached),
-        "real_seconds": pace,
-        "ratio": pace / statistics.median(cached),
-        "tokens_per_second": tokens / pace,
-        "step_tflop": counter.get_total_flops() / 1e12,
-        "mfu": counter.get_total_flops() / pace / matmul_pace(device),
+        "cached_seconds": cached / steps,
+        "real_seconds": real / steps,
+        "ratio": real / cached,
+        "tokens_per_second": tokens / real,
+        "step_tflop": work / steps / 1e12,
+        "mfu": work / real / matmul_pace(device),
     }
 
 
@@ -281,6 +288,7 @@ def main() -> None:
     parser.add_argument("--what", default="loader,count")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--steps", type=int, default=12)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--size", default="480x832")
     parser.add_argument("--frames", type=int, default=81)
