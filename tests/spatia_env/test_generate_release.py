@@ -12,30 +12,13 @@ from PIL import Image
 
 from spatia_env import cli, paths, video
 from spatia_env.commands import generate
-from spatia_model.config import ReleaseConfig
 from spatia_model.generator.release_pipeline import to_whole
 from spatia_model.world_model import WorldModel
 from tests.spatia_env.test_cli import frames_of
-from tests.spatia_model.generator.tiny_release import write_release
+from tests.spatia_model.generator.tiny_release import LOOP, write_release
 
 CASES = Path(__file__).parents[2] / "../shared/cases"
 SEED = 2_000_810
-CONFIG = ReleaseConfig(
-    width=64,
-    height=32,
-    frame_rate=8,
-    first_frames=13,
-    window_frames=13,
-    history_frames=5,
-    map_rate=2,
-    candidate_rate=4,
-    target_rate=2,
-    voxel_size=0.05,
-    render_voxel=0.08,
-    point_radius=0.12,
-    max_points=20_000,
-    steps=2,
-)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +29,7 @@ def folder(tmp_path_factory) -> Path:
     command = ["convert", "--base", base, "--spatia", spatia, "--out", place / "model", "--dtype", "float32", "--architecture", sizes]
     assert cli.main([str(word) for word in (*command, "--perception", "embedded", "--json")]) == 0
     described = json.loads((place / "model" / "spatia.json").read_text())
-    (place / "model" / "spatia.json").write_text(json.dumps(described | {"world": vars(CONFIG)}))
+    (place / "model" / "spatia.json").write_text(json.dumps(described | {"world": vars(LOOP)}))
     return place / "model"
 
 
@@ -121,11 +104,11 @@ def walk(world, case):
 
     given = find_case(case)
     picture = Image.open(given.image).convert("RGB")
-    frame = generate.cropped_picture(picture, CONFIG.image_shape)
-    camera = generate.cropped_camera(paths.read_intrinsics(given.intrinsics), picture.size, CONFIG.image_shape)
+    frame = generate.cropped_picture(picture, LOOP.image_shape)
+    camera = generate.cropped_camera(paths.read_intrinsics(given.intrinsics), picture.size, LOOP.image_shape)
     if given.masks:
         size = picture.size[::-1]
-        world = MaskedWorld(world, UserMasks(fit_masks(read_masks(given.masks)[:23], size, CONFIG.image_shape)))
+        world = MaskedWorld(world, UserMasks(fit_masks(read_masks(given.masks)[:23], size, LOOP.image_shape)))
     lines = paths.read_prompts(str(given.prompt))
     prompt, texts = (lines[0], [""] * 3) if len(lines) == 1 else ("", [*lines, lines[-1]])
     state = world.begin(torch.from_numpy(frame), prompt=prompt, seed=SEED, camera=camera)

@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 
 import spatia_env  # noqa: F401 (registers the envs)
 from spatia_env import cli
-from spatia_model.config import PAPER, RELEASE, ReleaseConfig, preset
+from spatia_model.config import PAPER, RELEASE, preset
 from spatia_model.generator.checkpoint import CheckpointError
 from spatia_model.generator.names import to_diffusers
 from spatia_model.generator.transformer import SpatiaTransformer
@@ -35,30 +35,13 @@ from spatia_model.release_world import MAPPING, ReleaseWorldModel, join_sentence
 from spatia_model.types import Perception
 from spatia_model.world_model import WorldModel
 from spatia_model.world_state import load_state, save_state
-from tests.spatia_model.generator.tiny_release import write_release
+from tests.spatia_model.generator.tiny_release import LOOP, write_release
 from tests.spatia_model.geometry.test_point_compositing import composite_reference
 from tests.spatia_model.tiny import picture
 
 SEED = 2_000_800
 PHOTO = Path(__file__).parents[2] / "../shared/cases/case_3/img.jpg"
-CONFIG = ReleaseConfig(
-    width=64,
-    height=32,
-    frame_rate=8,
-    first_frames=13,
-    window_frames=13,
-    history_frames=5,
-    map_rate=2,
-    candidate_rate=4,
-    target_rate=2,
-    max_references=3,
-    voxel_size=0.05,
-    render_voxel=0.08,
-    render_voxel_step=0.04,
-    point_radius=0.12,
-    max_points=20_000,
-    steps=2,
-)
+CONFIG = replace(LOOP, max_references=3, render_voxel_step=0.04)
 STEP = CONFIG.frames_per_clip
 
 

@@ -75,8 +75,13 @@ def landed(depth: torch.Tensor, frames: torch.Tensor, out: torch.Tensor) -> torc
 
 def flying_pixels(depth: torch.Tensor, edge_threshold: float, sky_depth: float) -> torch.Tensor:
     """(T, H, W) bool: the flying pixels of a z-depth map, all sky counting as equally far."""
+    return flying(*_edges(depth, edge_threshold, sky_depth))
+
+
+def _edges(depth: torch.Tensor, edge_threshold: float, sky_depth: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Depth with all sky equally far, and where it has edges (bool)."""
     near = depth.clamp(max=sky_depth)
-    return flying(near, edge_strength(near) > edge_threshold)
+    return near, edge_strength(near) > edge_threshold
 
 
 def slope(depth: torch.Tensor, camera: Camera) -> torch.Tensor:
@@ -108,8 +113,7 @@ def fusing_weight(
     """
     depth = perception.depth
     keep = (depth > 0) & (perception.confidence >= min_confidence) & ~dilate(perception.dynamic > dynamic_threshold, dynamic_dilation)
-    near = torch.where(depth >= sky_depth, torch.full_like(depth, sky_depth), depth)
-    edge = edge_strength(near) > edge_threshold
+    near, edge = _edges(depth, edge_threshold, sky_depth)
     keep &= ~flying(near, edge)
     tangent = slope(near, camera)
     # 1 up to about 70 degrees from the normal, then falling

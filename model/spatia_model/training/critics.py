@@ -68,6 +68,7 @@ def critic_loss(
     generator: torch.Generator,
     flatness: float = 1.0,
     reach: float = 0.1,
+    scores: list[torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """What the critic minimises.
 
@@ -77,9 +78,10 @@ def critic_loss(
         share: (N, 1, H, W) in 0..1, where the difference matters.
         flatness: weight of the squared slope.
         reach: of the finite difference, in units of the samples' own spread.
+        scores: the critic's of `real`, where they are known.
     """
     real, made = real.detach(), made.detach()
-    a, b = _judge(critic, real, given), _judge(critic, made, given)
+    a, b = _judge(critic, real, given) if scores is None else scores, _judge(critic, made, given)
     loss = _mean([F.softplus(y - x) for x, y in zip(a, b, strict=True)], share)
     for samples, scores in ((real, a), (made, b)):
         step = reach * torch.randn(samples.shape, generator=generator).to(samples)
@@ -88,11 +90,34 @@ def critic_loss(
     return loss
 
 
-def wish(critic: nn.Module, real: torch.Tensor, made: torch.Tensor, given: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
-    """What the generator minimises: that the critic prefers `made`. The critic's own weights get no gradient."""
+def wish(
+    critic: nn.Module,
+    real: torch.Tensor,
+    made: torch.Tensor,
+    given: torch.Tensor,
+    share: torch.Tensor,
+    scores: list[torch.Tensor] | None = None,
+) -> torch.Tensor:
+    """What the generator minimises: that the critic prefers `made`. The critic's own weights get no gradient. `scores` as above."""
     frozen = {k: v.detach() for k, v in (*critic.named_parameters(), *critic.named_buffers())}
     x = torch.cat([made, given], 1)
     b = [score.float() for score in functional_call(critic, frozen, (x,))]
     with torch.no_grad():
-        a = _judge(critic, real, given)
+        a = _judge(critic, real, given) if scores is None else [score.detach() for score in scores]
     return _mean([F.softplus(x - y) for x, y in zip(a, b, strict=True)], share)
+
+
+def judged(
+    critic: nn.Module,
+    real: torch.Tensor,
+    made: torch.Tensor,
+    given: torch.Tensor,
+    share: torch.Tensor,
+    generator: torch.Generator,
+    flatness: float,
+    reach: float = 0.05,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`critic_loss` and `wish` of the same pictures; the real ones are scored once."""
+    scores = _judge(critic, real.detach(), given)
+    loss = critic_loss(critic, real, made, given, share, generator, flatness, reach, scores)
+    return loss, wish(critic, real, made, given, share, scores)

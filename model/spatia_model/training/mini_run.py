@@ -71,7 +71,7 @@ def load_vae(out: Path) -> CompactVideoVAE:
     model.load_state_dict(_read(out / "vae-final.pt", "vae"))
     if (out / "decoder.pt").exists():
         weights = _read(out / "decoder.pt", "decoder")["average"]
-        model.load_state_dict({k.removeprefix("vae."): v for k, v in weights.items() if k.startswith("vae.")})
+        model.load_state_dict(_part(weights, "vae."))
     return model.eval().requires_grad_(False)
 
 
@@ -79,6 +79,11 @@ def _read(path: Path, stage: str) -> dict:
     if not path.exists():
         raise ValueError(f"{path} is missing: run the stage before it first (spatia train mini --stage {stage})")
     return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _part(weights: dict, prefix: str) -> dict:
+    """The weights of one of the networks that a checkpoint holds."""
+    return {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
 
 
 def perception(out: Path, args: argparse.Namespace) -> None:
@@ -106,7 +111,7 @@ def sharpen(out: Path, args: argparse.Namespace) -> None:
     judged = SharpenStage(stage)
     if (out / "decoder.pt").exists():  # its critic knows blurred pictures from sharp ones already
         weights = _read(out / "decoder.pt", "decoder")["average"]
-        judged.model.critic.load_state_dict({k.removeprefix("critic."): v for k, v in weights.items() if k.startswith("critic.")})
+        judged.model.critic.load_state_dict(_part(weights, "critic."))
     fit(judged, loop_config(args, "sharpen", replace(AGAINST_CRITIC, steps=800, ema=0.98, validate_every=200)), out, args.device)
 
 
@@ -127,8 +132,7 @@ def trained_denoiser(out: Path) -> DenoiserStage:
     stage = denoiser_stage(out)
     weights = _read(out / "denoiser.pt", "denoiser")["average"]
     if (out / "sharpen.pt").exists():
-        judged = _read(out / "sharpen.pt", "sharpen")["average"]
-        weights = {k.removeprefix("generator."): v for k, v in judged.items() if k.startswith("generator.")}
+        weights = _part(_read(out / "sharpen.pt", "sharpen")["average"], "generator.")
     stage.model.load_state_dict(weights)
     stage.model.eval().requires_grad_(False)
     return stage

@@ -12,10 +12,10 @@ from torch import nn
 
 from spatia_model.data.procedural import ClipFolder
 from spatia_model.generator.vae import CompactVideoVAE
-from spatia_model.training.critics import PatchCritic, critic_loss, wish
+from spatia_model.training.critics import PatchCritic, judged
 from spatia_model.training.loop import device_of
 from spatia_model.training.pictures import PicturePool
-from spatia_model.training.stage_vae import VAEStage, as_batch, augment
+from spatia_model.training.stage_vae import VAEStage, reconstruction_loss
 
 SEEN = 3  # frames in a row that the critic judges
 CRITIC_WIDTHS = (48, 96, 128)
@@ -52,23 +52,16 @@ class DecoderStage:
         flatness: float = 0.01,
     ):
         self.model = Decoded(vae)
-        self.plain = VAEStage(clips, validation, pool, vae.config)
+        self.plain = VAEStage(clips, validation, pool, vae.config, crop, batch)
         self.plain.model = vae
-        self.clips, self.pool, self.crop, self.batch = clips, pool, crop, batch
         self.noise, self.adversarial, self.gradient, self.ramp, self.flatness = noise, adversarial, gradient, ramp, flatness
 
     def loss(self, rng: np.random.Generator, generator: torch.Generator, step: int) -> tuple[torch.Tensor, dict[str, float]]:
-        worlds, pans, stills = self.batch
-        clips = [self.clips.random_frames(rng, 9, self.crop) for _ in range(worlds)]
-        clips += [self.pool.pan(rng, 9, self.crop) for _ in range(pans)]
-        images = [self.pool.still(rng, self.crop)[None] for _ in range(stills)]
-        device = device_of(self.model)
-        known = torch.zeros((), device=device)
+        known = torch.zeros((), device=device_of(self.model))
         real, made = [], []
-        for group in (clips, images):
-            frames = as_batch(augment(rng, np.stack(group)), device)
+        for _, frames, share in self.plain.groups(rng):
             decoded = self._decode(frames, rng, generator)
-            known = known + self._error(decoded, frames) * (len(group) / (len(clips) + len(images)))
+            known = known + reconstruction_loss(decoded, frames, self.gradient) * share
             if frames.shape[2] > 1:
                 at = [int(i) for i in rng.choice(frames.shape[2] - SEEN + 1, 3, replace=False)]
                 for i in at:
@@ -78,9 +71,7 @@ class DecoderStage:
                 real.append(frames.expand(-1, -1, SEEN, -1, -1).flatten(1, 2))
                 made.append(decoded.expand(-1, -1, SEEN, -1, -1).flatten(1, 2))
         a, b = torch.cat(real), torch.cat(made)
-        nothing, share = a[:, :0], torch.ones_like(a[:, :1])
-        critic = critic_loss(self.model.critic, a, b, nothing, share, generator, self.flatness, reach=0.05)
-        opinion = wish(self.model.critic, a, b, nothing, share)
+        critic, opinion = judged(self.model.critic, a, b, a[:, :0], torch.ones_like(a[:, :1]), generator, self.flatness)
         weight = self.adversarial * min(1.0, step / self.ramp)
         figures = {"known": float(known.detach()), "critic": float(critic.detach()), "wish": float(opinion.detach())}
         return known + weight * opinion + critic, figures
@@ -92,14 +83,6 @@ class DecoderStage:
             level = self.noise * float(rng.random()) ** 2 * vae.latent_std.view(1, -1, 1, 1, 1)
             mean = mean + level * torch.randn(mean.shape, generator=generator).to(mean.device)
         return vae.decode_raw(mean)[0].float()
-
-    def _error(self, decoded: torch.Tensor, frames: torch.Tensor) -> torch.Tensor:
-        error = decoded - frames
-        loss = torch.sqrt(error.square() + 4e-4).mean()
-        for dim in (2, 3, 4):
-            if frames.shape[dim] > 1:
-                loss = loss + self.gradient * error.diff(dim=dim).abs().mean() * (0.5 if dim == 2 else 1.0)
-        return loss
 
     def validate(self) -> dict[str, float]:
         return self.plain.validate()

@@ -119,9 +119,7 @@ class DenoiserStage:
         s = sigma.view(-1, 1, 1, 1, 1)
         noise = torch.randn(data.shape, generator=generator).to(device)
         noised = (1 - s) * data + s * noise
-        level = self.history_noise * torch.rand(b, 1, 1, 1, 1, generator=generator).to(device)
-        past = data[:, :, : self.known]
-        past = past + level * torch.randn(past.shape, generator=generator).to(device)
+        past = self._noised_past(data, generator)
         noised[:, :, : self.known] = past
         x = torch.cat([refs, noised], 2)
         times = torch.zeros(b, x.shape[2], device=device)
@@ -141,13 +139,17 @@ class DenoiserStage:
         figures = {"mse_covered": float(error.detach()[covered].mean()), "mse_uncovered": float(error.detach()[~covered].mean())}
         return (error * weight).mean(), {k: v for k, v in figures.items() if np.isfinite(v)}
 
+    def _noised_past(self, data: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """The known latents, each sample's with a little noise: a walk's history was generated, too."""
+        level = self.history_noise * torch.rand(len(data), 1, 1, 1, 1, generator=generator).to(data)
+        past = data[:, :, : self.known]
+        return past + level * torch.randn(past.shape, generator=generator).to(data)
+
     def last_step(self, batch: dict[str, torch.Tensor], texts: list[str], references: int, generator: torch.Generator) -> torch.Tensor:
         """Clean latents (B, C, F, h, w) as the sampler's last step draws them, differentiable; the steps before it are not."""
         data, steps = batch["target"], self.mini.steps
         refs = batch["references"][:, :references].transpose(1, 2)
-        level = self.history_noise * torch.rand(len(data), 1, 1, 1, 1, generator=generator).to(data)
-        past = data[:, :, : self.known]
-        past = past + level * torch.randn(past.shape, generator=generator).to(data)
+        past = self._noised_past(data, generator)
         noise = torch.randn(data.shape, generator=generator).to(data)
         context = self.model.text.encode(texts)
         x = torch.cat([past, noise[:, :, self.known :]], 2)

@@ -17,7 +17,7 @@ from spatia_model.data.windows import WindowFolder
 from spatia_model.evaluation.metrics import blur, gradient_energy, psnr
 from spatia_model.generator.conditioning import to_frames, to_model
 from spatia_model.generator.refiner import DetailRefiner, RefinerConfig
-from spatia_model.training.critics import PatchCritic, critic_loss, wish
+from spatia_model.training.critics import PatchCritic, judged
 from spatia_model.training.loop import device_of
 from spatia_model.training.stage_denoiser import DenoiserStage
 
@@ -99,8 +99,7 @@ class RefinerStage:
         some = torch.from_numpy(rng.choice(len(out), min(self.judged, len(out)), replace=False)).to(out.device)
         made, real, cover = torch.where(mask > 0.5, out.detach(), out)[some], truth[some], mask[some]
         given, share = torch.cat([shown[some] * cover, cover], 1), (1 - cover).clamp(min=0.05)
-        critic = critic_loss(self.model.critic, real, made, given, share, generator, self.flatness, reach=0.05)
-        opinion = wish(self.model.critic, real, made, given, share)
+        critic, opinion = judged(self.model.critic, real, made, given, share, generator, self.flatness)
         figures = {"known": float(known.detach()), "critic": float(critic.detach()), "wish": float(opinion.detach())}
         return known + 1.0 * broad + self.adversarial * opinion + critic, figures
 

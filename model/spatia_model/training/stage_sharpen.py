@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from spatia_model.training.critics import PatchCritic, critic_loss, wish
+from spatia_model.training.critics import PatchCritic, judged
 from spatia_model.training.loop import device_of
 from spatia_model.training.stage_decoder import CRITIC_WIDTHS, SEEN
 from spatia_model.training.stage_denoiser import DenoiserStage, Generator
@@ -68,8 +68,7 @@ class SharpenStage:
         error = (made - batch["target"])[:, :, stage.known :].square().mean(1)
         known = (error * weight).mean()
         real, drawn, share = self._pictures(batch["target"], made, torch.maximum(uncovered, moving), rng)
-        critic = critic_loss(self.model.critic, real, drawn, real[:, :0], share, generator, self.flatness, reach=0.05)
-        opinion = wish(self.model.critic, real, drawn, real[:, :0], share)
+        critic, opinion = judged(self.model.critic, real, drawn, real[:, :0], share, generator, self.flatness)
         covered = uncovered < 0.25
         figures = {
             "mse_covered": float(error.detach()[covered].mean()),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import torch
 
@@ -36,17 +38,21 @@ class VAEStage:
         self.decoder_only = decoder_only
 
     def loss(self, rng: np.random.Generator, generator: torch.Generator, step: int) -> tuple[torch.Tensor, dict[str, float]]:
+        total, figures = torch.zeros((), device=device_of(self.model)), {}
+        for name, frames, share in self.groups(rng):
+            loss, figures[name] = self._reconstruct(frames, generator)
+            total = total + loss * share
+        return total, figures
+
+    def groups(self, rng: np.random.Generator) -> Iterator[tuple[str, torch.Tensor, float]]:
+        """A batch's clips, then its stills: name, frames (B, 3, T, h, w) in [-1, 1], share of the batch."""
         worlds, pans, stills = self.batch
         clips = [self.clips.random_frames(rng, 9, self.crop) for _ in range(worlds)]
         clips += [self.pool.pan(rng, 9, self.crop) for _ in range(pans)]
         images = [self.pool.still(rng, self.crop)[None] for _ in range(stills)]
-        device = device_of(self.model)
-        total, figures = torch.zeros((), device=device), {}
         for name, group in (("clip", clips), ("still", images)):
-            frames = as_batch(augment(rng, np.stack(group)), device)  # (B, 3, T, h, w)
-            loss, figures[name] = self._reconstruct(frames, generator)
-            total = total + loss * (len(group) / (len(clips) + len(images)))
-        return total, figures
+            frames = _batch(augment(rng, np.stack(group)), device_of(self.model))
+            yield name, frames, len(group) / (len(clips) + len(images))
 
     def _reconstruct(self, frames: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, float]:
         with torch.set_grad_enabled(not self.decoder_only):
@@ -55,13 +61,9 @@ class VAEStage:
         noise = torch.randn(mean.shape, generator=generator).to(mean.device)
         latents = mean + noise * (0.5 * log_var).exp()
         decoded = self.model.decode_raw(latents)[0].float()
-        error = decoded - frames
-        loss = torch.sqrt(error.square() + 4e-4).mean()
-        for dim in (2, 3, 4):
-            if frames.shape[dim] > 1:
-                loss = loss + self.gradient * error.diff(dim=dim).abs().mean() * (0.5 if dim == 2 else 1.0)
+        loss = reconstruction_loss(decoded, frames, self.gradient)
         loss = loss + self.kl * 0.5 * (mean.square() + log_var.exp() - 1 - log_var).mean()
-        mse = float(error.detach().clamp(-2, 2).square().mean())
+        mse = float((decoded - frames).detach().clamp(-2, 2).square().mean())
         return loss, -10 * np.log10(mse / 4 + 1e-10)
 
     @torch.no_grad()
@@ -69,11 +71,11 @@ class VAEStage:
         rng, device = np.random.default_rng(1_000_000), device_of(self.model)
         figures: dict[str, list[float]] = {"psnr": [], "gradient_energy": [], "psnr_still": []}
         for _ in range(12):
-            frames = as_batch(self.validation.random_frames(rng, 9, 128)[None], device)
+            frames = _batch(self.validation.random_frames(rng, 9, 128)[None], device)
             decoded = self.model.decode_raw(self.model.posterior(frames)[0])[0].clamp(-1, 1)
             figures["psnr"].append(psnr(decoded, frames))
             figures["gradient_energy"].append(gradient_energy(decoded) / gradient_energy(frames))
-            still = as_batch(self.pool.still(rng, 128)[None, None], device)
+            still = _batch(self.pool.still(rng, 128)[None, None], device)
             figures["psnr_still"].append(psnr(self.model.decode_raw(self.model.posterior(still)[0])[0].clamp(-1, 1), still))
         return {k: float(np.mean(v)) for k, v in figures.items()}
 
@@ -83,10 +85,20 @@ class VAEStage:
         rows = []
         for i in range(6):
             clip = self.validation.random_frames(rng, 9, 128) if i < 3 else self.pool.still(rng, 128)[None]
-            frames = as_batch(clip[None], device_of(self.model))
+            frames = _batch(clip[None], device_of(self.model))
             decoded = to_frames(self.model.decode_raw(self.model.posterior(frames)[0])[0])[0].cpu().numpy()
             rows.append(np.concatenate([clip[0], decoded[0], clip[-1], decoded[-1]], 1))
         return np.concatenate(rows, 0)
+
+
+def reconstruction_loss(decoded: torch.Tensor, frames: torch.Tensor, gradient: float) -> torch.Tensor:
+    """Charbonnier error of frames (B, 3, T, h, w), and `gradient` times that of their differences in space and, half as much, in time."""
+    error = decoded - frames
+    loss = torch.sqrt(error.square() + 4e-4).mean()
+    for dim in (2, 3, 4):
+        if frames.shape[dim] > 1:
+            loss = loss + gradient * error.diff(dim=dim).abs().mean() * (0.5 if dim == 2 else 1.0)
+    return loss
 
 
 def augment(rng: np.random.Generator, frames: np.ndarray) -> np.ndarray:
@@ -108,11 +120,11 @@ def augment(rng: np.random.Generator, frames: np.ndarray) -> np.ndarray:
 def measure_latents(model: CompactVideoVAE, clips: ClipFolder, samples: int = 64, seed: int = 0) -> None:
     """Set `latent_mean` and `latent_std` from training clips, so that `encode` gives unit variance per channel."""
     rng = np.random.default_rng([seed, 17])
-    means = [model.posterior(as_batch(clips.random_frames(rng, 9, 128)[None], device_of(model)))[0] for _ in range(samples)]
+    means = [model.posterior(_batch(clips.random_frames(rng, 9, 128)[None], device_of(model)))[0] for _ in range(samples)]
     z = torch.cat(means).transpose(0, 1).flatten(1)
     model.latent_mean.copy_(z.mean(1))
     model.latent_std.copy_(z.std(1).clamp_min(1e-3))
 
 
-def as_batch(frames: np.ndarray, device: torch.device) -> torch.Tensor:
+def _batch(frames: np.ndarray, device: torch.device) -> torch.Tensor:
     return to_model(torch.from_numpy(np.ascontiguousarray(frames)).to(device))

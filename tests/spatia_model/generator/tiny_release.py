@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from spatia_model.config import ReleaseConfig
 from spatia_model.generator.conversion.architecture import Architecture
 
 SEED = 2_000_500
@@ -27,6 +28,22 @@ SIZES: dict[str, dict[str, Any]] = {
     "vae": {"base_dim": 4, "decoder_base_dim": 4},
     "text": {"d_model": 16, "d_kv": 4, "d_ff": 24, "num_layers": 2, "num_heads": 4, "vocab_size": 300, "relative_attention_num_buckets": 8},
 }
+LOOP = ReleaseConfig(
+    width=64,
+    height=32,
+    frame_rate=8,
+    first_frames=13,
+    window_frames=13,
+    history_frames=5,
+    map_rate=2,
+    candidate_rate=4,
+    target_rate=2,
+    voxel_size=0.05,
+    render_voxel=0.08,
+    point_radius=0.12,
+    max_points=20_000,
+    steps=2,
+)  # a small loop
 WORDS = ("a", "the", "sunny", "kitchen", "with", "wooden", "red", "ball", "rolls", "to", "left", "cow", "4K", "realistic", "HDR", ",", ".")
 
 
