@@ -20,7 +20,6 @@ from spatia_model.data.windows import Walk, WindowFolder
 from spatia_model.generator.conditioning import encode_references, pool_mask, pooled_control, to_model
 from spatia_model.generator.vae import VideoVAE
 from spatia_model.types import Projection
-from spatia_model.worlds import World
 
 
 def window_frames(clip: int, config: MiniConfig) -> torch.Tensor:
@@ -57,8 +56,8 @@ def encode_walk(walk: Walk, vae: VideoVAE, config: MiniConfig, mirror: bool = Fa
         rgb, dynamic, shown, mask = turned(rgb), turned(dynamic), turned(projection.rgb), turned(projection.mask)
         known = dynamic.clone()
         known[config.history_frames :] = 0
-        if clip == 0:
-            known[:] = 0  # a still picture is no evidence of motion
+        if clip == 0 and walk.overlooked:
+            known[:] = 0
         rows["target"].append(vae.encode(to_model(rgb[None])).float()[0])
         rows["control"].append(pooled_control(vae, shown[None], mask[None], known[None])[0])
         ids = walk.references(clip)
@@ -89,10 +88,9 @@ def _encode(args: tuple[WindowFolder, int, Path, VideoVAE, MiniConfig]) -> None:
     torch.set_num_threads(1)
     walk, mirror = folder.open(index), path.stem.endswith("mirror")
     captions = [mirrored(c) if mirror else c for c in walk.captions]
-    prompt = World.generate(int(path.stem.removesuffix("-mirror"))).caption()
     with torch.autocast("cpu", torch.bfloat16):  # stored in 16 bits anyway
         tensors = encode_walk(walk, vae, config, mirror)
-    write_atomic(path, tensors, {"captions": json.dumps(captions), "prompt": prompt})
+    write_atomic(path, tensors, {"captions": json.dumps(captions), "prompt": walk.prompt})
 
 
 class LatentFolder:

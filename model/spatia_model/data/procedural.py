@@ -2,7 +2,7 @@
 
 A file holds a whole walk: `rgb` (N, H, W, 3) uint8, `depth` (N, H, W) float16 metres, `dynamic` (N, H, W) bool,
 `T_world_camera` (N, 4, 4) float64, N = 1 + 8 clips, 8 frames a second; its metadata holds the world's seed and the
-caption of each clip.
+caption of each clip, and the whole world's ("prompt").
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from safetensors.torch import save_file
 from spatia_model.config import FRAME_RATE, MiniConfig, mini_camera
 from spatia_model.worlds import World
 from spatia_model.worlds.trajectories import sample_path
+from spatia_model.worlds.watching import watching_walk
 
 
 def walk(seed: int, clips: int, config: MiniConfig) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
@@ -31,7 +32,18 @@ def walk(seed: int, clips: int, config: MiniConfig) -> tuple[dict[str, torch.Ten
     world = World.generate(seed)
     rng = np.random.default_rng([seed, 1])
     path = sample_path(world, rng, clips, config.frames_per_clip)
-    times = torch.arange(len(path), dtype=torch.float64) / FRAME_RATE
+    return _rendered(world, path, torch.arange(len(path), dtype=torch.float64) / FRAME_RATE, clips, config)
+
+
+def watch(seed: int, clips: int, config: MiniConfig) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """As `walk`, but the camera stays before something that moves. Where there is nothing to watch: an ordinary walk."""
+    found = watching_walk(seed, clips, config.frames_per_clip, mini_camera(config))
+    return walk(seed, clips, config) if found is None else _rendered(*found, clips, config)
+
+
+def _rendered(
+    world: World, path: torch.Tensor, times: torch.Tensor, clips: int, config: MiniConfig
+) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     camera = mini_camera(config)
     truth = world.render(path, camera, times, threads=1)
     captions = []
@@ -44,7 +56,7 @@ def walk(seed: int, clips: int, config: MiniConfig) -> tuple[dict[str, torch.Ten
         "dynamic": truth.dynamic,
         "T_world_camera": path,
     }
-    return tensors, {"seed": str(seed), "captions": json.dumps(captions)}
+    return tensors, {"seed": str(world.seed), "captions": json.dumps(captions), "prompt": world.caption()}
 
 
 def write_atomic(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
@@ -53,18 +65,23 @@ def write_atomic(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[st
     os.replace(temporary, path)
 
 
-def _make(args: tuple[int, int, MiniConfig, Path]) -> None:
-    seed, clips, config, directory = args
+def _make(args: tuple[int, int, MiniConfig, Path, bool]) -> None:
+    seed, clips, config, directory, watching = args
     torch.set_num_threads(1)
     path = directory / f"{seed:07d}.safetensors"
     if not path.exists():
-        write_atomic(path, *walk(seed, clips, config))
+        write_atomic(path, *(watch if watching else walk)(seed, clips, config))
 
 
-def make_walks(directory: Path, seeds: range, clips: int = 7, config: MiniConfig | None = None, processes: int = 1) -> None:
-    """Render the worlds of `seeds` into `directory`; files that exist are kept, so an interrupted run goes on."""
+def make_walks(
+    directory: Path, seeds: range, clips: int = 7, config: MiniConfig | None = None, processes: int = 1, watching: bool = False
+) -> None:
+    """Render the worlds of `seeds` into `directory`; files that exist are kept, so an interrupted run goes on.
+
+    `watching`: not walks through the worlds, but cameras before what moves in them (see `watch`).
+    """
     directory.mkdir(parents=True, exist_ok=True)
-    jobs = [(seed, clips, config or MiniConfig(), directory) for seed in seeds]
+    jobs = [(seed, clips, config or MiniConfig(), directory, watching) for seed in seeds]
     run_jobs(_make, jobs, processes, f"worlds in {directory.name}")
 
 

@@ -2,7 +2,8 @@
 
 Beside each walk file lies one with `projection_rgb` (N, H, W, 3) uint8, `projection_depth` (N, H, W) float16 (0 where
 the map knows nothing) and `references` (clips, K) int32 frame numbers, -1 for none. Frame 0 shows the map made of
-frame 0 itself; the frames of clip c show the map as it was before clip c, as in the world loop.
+frame 0 itself; the frames of clip c show the map as it was before clip c, as in the world loop. Metadata: `overlooked`, "0"
+where the first picture's movers were kept out of the map, "1" where they were taken for static.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ from spatia_model.memory.point_memory import PointMemory
 from spatia_model.memory.references import KeyframeBank, retrieve, visible_surface
 from spatia_model.types import Perception, Projection
 
+OVERLOOKED = 0.15  # of walks: perception knows by their looks what may move in a first picture, and is not always right
+
 
 def add_memory(path: Path, out: Path, config: MiniConfig) -> None:
     """Run the map along one walk, with depth and masks as imperfect as a perceiver's, and write what it showed."""
@@ -38,7 +41,7 @@ def add_memory(path: Path, out: Path, config: MiniConfig) -> None:
     references = torch.full((clips, config.max_references), -1, dtype=torch.int32)
 
     def perceived(frames: slice, blind: bool = False) -> Perception:
-        """Depth with smooth errors; motion with some missed or, at the start, not told at all."""
+        """Depth with smooth errors; of a first picture, what moves may be overlooked."""
         part = depth[frames]
         field = torch.from_numpy(rng.normal(0, noise_level, (len(part), 1, 6, 6)).astype(np.float32))
         error = F.interpolate(field, size=part.shape[1:], mode="bicubic", align_corners=False)[:, 0]
@@ -50,8 +53,8 @@ def add_memory(path: Path, out: Path, config: MiniConfig) -> None:
 
     start = slice(0, 1)
     empty = PointMemory.empty(config.voxel_size)
-    # A single picture says nothing of motion, so the map begins with the movers in it and has to get rid of them.
-    memory = fuse(empty, start, empty.project(poses[start], camera), 0, blind=True)
+    overlooked = bool(np.random.default_rng([seed, 3]).random() < OVERLOOKED)  # then the map has to get rid of them
+    memory = fuse(empty, start, empty.project(poses[start], camera), 0, blind=overlooked)
     first = memory.project(poses[start], camera)
     shown_rgb[:1], shown_depth[:1] = first.rgb, first.depth.half()
     bank = KeyframeBank().add(rgb[0], poses[0], visible_surface(memory, first))
@@ -70,7 +73,8 @@ def add_memory(path: Path, out: Path, config: MiniConfig) -> None:
         seen = visible_surface(memory, memory.project(poses[last : last + 1], camera))
         bank = bank.add(rgb[last], poses[last], seen)
         frame_of.append(last)
-    write_atomic(out, {"projection_rgb": shown_rgb, "projection_depth": shown_depth, "references": references}, {"seed": str(seed)})
+    tensors = {"projection_rgb": shown_rgb, "projection_depth": shown_depth, "references": references}
+    write_atomic(out, tensors, {"seed": str(seed), "overlooked": str(int(overlooked))})
 
 
 def _add(args: tuple[Path, Path, MiniConfig]) -> None:
@@ -93,7 +97,10 @@ class Walk:
     def __init__(self, walk, memory):
         self._walk, self._memory = walk, memory
         self.frames = walk.get_slice("rgb").get_shape()[0]
-        self.captions: list[str] = json.loads(walk.metadata()["captions"])
+        described = walk.metadata()
+        self.captions: list[str] = json.loads(described["captions"])
+        self.prompt: str = described.get("prompt", "")
+        self.overlooked = memory.metadata().get("overlooked") != "0"  # files of before this was told: they were
 
     def rgb(self, a: int, b: int) -> torch.Tensor:
         return self._walk.get_slice("rgb")[a:b]

@@ -48,7 +48,7 @@ from spatia_model.geometry.camera import resize
 from spatia_model.types import Camera, GroundTruth
 from spatia_model.world_model import WorldModel
 from spatia_model.worlds import World
-from spatia_model.worlds.trajectories import clips_between, pose_from
+from spatia_model.worlds.watching import LEAST_SHOWN, drift, shown, stands
 from spatia_model.worlds.world import MOVING
 
 UNITS = {
@@ -139,50 +139,24 @@ def find_scene(seed: int, camera: Camera, step: int) -> Scene | None:
     if not world.movers:
         world = World.generate(seed, movers=1)
     rng = np.random.default_rng([seed, 17])
-    cells = world.free_cells()
     small = resize(camera, 48, 48)
     best: tuple[float, Scene] | None = None
     times = frame_times(1 + CLIPS * step)
-    for attempt in range(120):
-        index = attempt % max(1, len(world.movers))
-        if not world.movers:
-            return None
-        mover = world.movers[index]
-        at = mover.position(times[:: step // 2])
-        x, z = cells[int(rng.integers(len(cells)))].tolist()
-        height = -min(float(rng.uniform(1.2, 1.6)), world.plan.height - 0.4)
-        offset = at.double() - torch.tensor([x, height, z], dtype=torch.float64)
-        distance = float(offset.norm(dim=-1).min())
-        if not 1.2 < distance < 3.5:
-            continue
-        dx, dy, dz = offset[0].tolist()
-        yaw = math.atan2(dx, dz) + float(rng.uniform(-0.15, 0.15))
-        pitch = float(np.clip(-math.atan2(dy, math.hypot(dx, dz)) * 0.7, -0.45, 0.25))
-        here = pose_from(x, height, z, yaw, pitch, 0.0)
-        path = _drift(here, rng, step)
+    for index, here in stands(world, rng, times[:: step // 2]):
+        path = drift(here, rng, CLIPS, step)
         if not bool(world.is_free(path[::4, :3, 3], 0.3).all()):
             continue
         picks = torch.tensor([0, step, 2 * step])
-        shown = (world.identities(path[picks], small, times[picks]) == MOVING + index).float().mean((1, 2)) * camera.width * camera.height
-        if float(shown[0]) < 40:
+        seen = shown(world, index, path[picks], camera, times[picks])
+        if float(seen[0]) < LEAST_SHOWN:
             continue
         opposite = _opposite(world, index, here, small, times[[0, step]], camera)
-        score = shown.clamp(max=150).min().item() + (100 if opposite is not None else 0)
+        score = seen.clamp(max=150).min().item() + (100 if opposite is not None else 0)
         if best is None or score > best[0]:
             best = score, Scene(world, index, path, opposite)
         if score >= 180:
             break
     return None if best is None else best[1]
-
-
-def _drift(here: torch.Tensor, rng: np.random.Generator, step: int) -> torch.Tensor:
-    """A path of CLIPS clips that wanders by a few centimetres and degrees."""
-    knots = [here]
-    for _ in range(CLIPS):
-        turn = float(rng.choice([-1.0, 1.0])) * math.radians(float(rng.uniform(1, 4)))
-        nudge = pose_from(float(rng.uniform(-0.08, 0.08)), 0.0, float(rng.uniform(-0.1, 0.1)), turn, 0.0, 0.0)
-        knots.append(knots[-1] @ nudge)
-    return torch.cat([here[None], *(clips_between(a, b[None], step)[0] for a, b in zip(knots, knots[1:], strict=False))])
 
 
 def _opposite(world: World, index: int, here: torch.Tensor, small: Camera, times: torch.Tensor, camera: Camera) -> World | None:

@@ -131,7 +131,7 @@ class CompactPerception(nn.Module):
         prior: Projection | None = None,
         previous: torch.Tensor | None = None,
     ) -> Perception:
-        """See `Perceiver.perceive`. Without `prior` and `previous` nothing is called dynamic: there is no evidence.
+        """See `Perceiver.perceive`. Without `prior` and `previous`, dynamic is what by its looks may move, as a ball may.
 
         Of several frames every n-th is looked at, counted from the last (the map fuses no more); the others get the depth and the motion of
         the nearest one and no confidence.
@@ -145,11 +145,10 @@ class CompactPerception(nn.Module):
         depth = log_depth.exp().clamp(0.05, MAX_DEPTH).cpu()
         if prior is None:
             depth = median(depth)  # single wrong pixels would be edges to the map, and edges are holes
-        dynamic = torch.zeros_like(depth) if prior is None and previous is None else logit.sigmoid().cpu()
         source = nearest(len(frames), rows)
         looked = torch.zeros(len(frames), 1, 1)
         looked[rows] = 1
-        return Perception(depth[source], confidence_of(log_scale).cpu()[source] * looked, dynamic[source])
+        return Perception(depth[source], confidence_of(log_scale).cpu()[source] * looked, logit.sigmoid().cpu()[source])
 
 
 def median(depth: torch.Tensor, size: int = 5) -> torch.Tensor:

@@ -34,6 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser, preset: bool = True) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the run: data, checkpoints, pictures, and at the end the model")
     parser.add_argument("--stage", choices=STAGES, action="append", help="only these stages (may be given several times)")
     parser.add_argument("--worlds", type=int, default=1500, help="training worlds (seeds from --seed up; all below 1,000,000)")
+    parser.add_argument(
+        "--watched", type=int, help="more worlds, seen for two clips by a camera before something that moves (default: as many as --worlds)"
+    )
     parser.add_argument("--validation-worlds", type=int, default=24, help="worlds with seeds from 1,000,000 up")
     parser.add_argument("--pictures", type=int, default=1500, help="still pictures for the VAE and perception")
     parser.add_argument("--clips", type=int, default=4, help="clips per world")
@@ -49,8 +52,11 @@ def add_arguments(parser: argparse.ArgumentParser, preset: bool = True) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    if args.worlds < 1 or args.seed < 0 or args.seed + args.worlds > VALIDATION_SEED:
-        raise ValueError(f"training seeds lie in 0..999,999: --seed {args.seed} --worlds {args.worlds} leaves that range")
+    args.watched = args.worlds if args.watched is None else args.watched
+    if args.worlds < 1 or args.watched < 0 or args.seed < 0 or args.seed + args.worlds + args.watched > VALIDATION_SEED:
+        raise ValueError(
+            f"training seeds lie in 0..999,999: --seed {args.seed} --worlds {args.worlds} --watched {args.watched} leaves that range"
+        )
     if args.processes < 1:
         raise ValueError(f"--processes must be at least 1, got {args.processes}")
     for name, stages in (("steps", TRAINED), ("batch", ("perception", "denoiser", "sharpen")), ("lr", TRAINED)):

@@ -36,6 +36,7 @@ from spatia_model.training.stage_vae import VAEStage, measure_latents
 
 MINI = MiniConfig()
 PICTURES = "pictures.npy"
+WATCHED_CLIPS = 2  # one without, one with a past that shows how things move
 # Momentum is short: what a critic wants changes with every step.
 AGAINST_CRITIC = LoopConfig(lr=4e-4, warmup=30, betas=(0.5, 0.95), ema=0.99)
 
@@ -45,7 +46,9 @@ def data(out: Path, args: argparse.Namespace) -> None:
     make_walks(out / "validation", range(VALIDATION_SEED, VALIDATION_SEED + args.validation_worlds), args.clips, MINI, args.processes)
     make_windows(out / "validation", out / "windows-validation", MINI, args.processes)
     PicturePool(out / PICTURES, args.pictures)
-    make_walks(out / "walks", range(args.seed, args.seed + args.worlds), args.clips, MINI, args.processes)
+    first = args.seed + args.worlds
+    make_walks(out / "walks", range(args.seed, first), args.clips, MINI, args.processes)
+    make_walks(out / "walks", range(first, first + args.watched), WATCHED_CLIPS, MINI, args.processes, watching=True)
     make_windows(out / "walks", out / "windows", MINI, args.processes)
 
 

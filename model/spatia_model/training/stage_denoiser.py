@@ -48,7 +48,7 @@ class Generator(nn.Module):
 
 
 class DenoiserStage:
-    """Clean-sample prediction with conditions dropped at random; weights favour movers and what the memory lacks.
+    """Clean-sample prediction with conditions dropped at random; weights favour movers (1 + `moving`) and what the memory lacks.
 
     From step `own_from` on (None: never) a share `own` of the batches are not true latents with noise but what the sampler itself makes
     of noise in its first of `own_steps` steps. With a few large steps the two differ: the sampler's half-way latents are smoother than
@@ -69,6 +69,7 @@ class DenoiserStage:
         drop_text: float = 0.1,
         drop_memory: float = 0.08,
         history_noise: float = 0.08,
+        moving: float = 8.0,
         own: float = 0.5,
         own_from: int | None = None,
         own_steps: int = 4,
@@ -78,7 +79,7 @@ class DenoiserStage:
         self.latents, self.validation, self.batch = latents, validation, batch
         self.vae: CompactVideoVAE = vae.eval()
         self.drop_text, self.drop_memory, self.history_noise = drop_text, drop_memory, history_noise
-        self.own, self.own_from, self.own_steps = own, own_from, own_steps
+        self.moving, self.own, self.own_from, self.own_steps = moving, own, own_from, own_steps
         self.known = 1 + (self.mini.history_frames - 1) // vae.temporal_factor
         with torch.inference_mode():  # control when there is no memory: nothing covered, all of it filled with grey
             black = torch.zeros(1, self.mini.window, self.mini.image_size, self.mini.image_size, 3, dtype=torch.uint8)
@@ -133,7 +134,7 @@ class DenoiserStage:
         with sdpa_kernel(SDPBackend.MATH):  # the fused kernel's backward is slower at these few tokens
             out = self.model.transformer(x, times, context, batch["control"], references).float()
         error = (out - x_target(refs, data))[:, :, references + self.known :].square().mean(1)  # (B, F, h, w)
-        weight = 1 + 4 * batch["moving"][:, self.known :] / 255 + 0.5 * batch["uncovered"][:, self.known :] / 255
+        weight = 1 + self.moving * batch["moving"][:, self.known :] / 255 + 0.5 * batch["uncovered"][:, self.known :] / 255
         weight = weight / (sigma.square() + 0.1).view(-1, 1, 1, 1)
         covered = batch["uncovered"][:, self.known :] < 64
         figures = {"mse_covered": float(error.detach()[covered].mean()), "mse_uncovered": float(error.detach()[~covered].mean())}
@@ -177,7 +178,7 @@ class DenoiserStage:
         vae = self.vae.to(device)
         known = dynamic.clone()
         known[h:] = 0
-        if clip == 0:
+        if clip == 0 and walk.overlooked:
             known[:] = 0
         control = pooled_control(vae, *(part[None].to(device) for part in (projection.rgb, projection.mask, known)))
         history = vae.encode(to_model(rgb[None, :h].to(device)))

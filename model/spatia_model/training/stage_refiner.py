@@ -21,6 +21,15 @@ from spatia_model.training.critics import PatchCritic, judged
 from spatia_model.training.loop import device_of
 from spatia_model.training.stage_denoiser import DenoiserStage
 
+UNLIKE = 0.25  # of a range of 2, after blurring: no two views of one surface differ so much
+
+
+def elsewhere(frames: torch.Tensor, shown: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """(T, H, W) bool: where frames show something else than the memory does, both (3, T, H, W) in [-1, 1]; mask (T, H, W) bool."""
+    known = mask.unsqueeze(1).float()
+    apart = blur((frames - shown).transpose(0, 1) * known, 1.5) / blur(known, 1.5).clamp_min(1e-3)
+    return mask & (apart.abs().mean(1) > UNLIKE)
+
 
 class Pair(nn.Module):
     """Refiner and critic in one module, so that one optimiser and one checkpoint hold both."""
@@ -62,7 +71,11 @@ class RefinerStage:
 
     @torch.no_grad()
     def _window(self, rng: np.random.Generator, generator: torch.Generator) -> tuple[torch.Tensor, ...]:
-        """decoded, truth (3, T, H, W), projection (3, T, H, W) in [-1, 1], mask and "reconstructed" (1, T, H, W) in 0..1."""
+        """decoded, truth (3, T, H, W), projection (3, T, H, W) in [-1, 1], mask and "reconstructed" (1, T, H, W) in 0..1.
+
+        Of generated windows the mask leaves out where the frame shows something else than the memory: what moves has no place in the
+        memory, and need not be where the truth has it.
+        """
         h, walk, device = self.mini.history_frames, self.windows.pick(rng), device_of(self.model)
         clip = int(rng.integers(len(walk.captions)))
         generated = rng.random() < 0.5
@@ -70,6 +83,7 @@ class RefinerStage:
             self.denoiser.model.to(device)
             rgb, decoded, mask, _, shown = self.denoiser.generate(walk, clip, self.mini.steps, int(rng.integers(2**31)))
             truth, decoded = to_model(rgb[None]), to_model(decoded[None])
+            mask = mask & ~elsewhere(decoded[0], to_model(shown[None])[0], mask)
         else:
             rgb, _, projection = read_window(walk, clip, self.mini)
             vae = self.denoiser.vae.to(device)

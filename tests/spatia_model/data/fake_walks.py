@@ -45,8 +45,10 @@ def write(folder: Path, seed: int = SEED, clips: int = CLIPS, size: int = SIZE) 
     for place in ("walks", "windows"):
         (folder / place).mkdir(parents=True, exist_ok=True)
     captions = json.dumps([f"a ball rolls to the {('left', 'right')[i % 2]}" for i in range(clips)])
-    save_file(walked, folder / "walks" / name, metadata={"seed": str(seed), "captions": captions})
-    save_file({k: v.contiguous() for k, v in remembered.items()}, folder / "windows" / name, metadata={"seed": str(seed)})
+    save_file(walked, folder / "walks" / name, metadata={"seed": str(seed), "captions": captions, "prompt": "a room"})
+    save_file(
+        {k: v.contiguous() for k, v in remembered.items()}, folder / "windows" / name, metadata={"seed": str(seed), "overlooked": "0"}
+    )
 
 
 class _Slices:

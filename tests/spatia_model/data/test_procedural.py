@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from spatia_model.config import FRAME_RATE, MiniConfig, mini_camera
 from spatia_model.data import procedural
-from spatia_model.data.procedural import ClipFolder, make_walks, run_jobs, walk, write_atomic
+from spatia_model.data.procedural import ClipFolder, make_walks, run_jobs, walk, watch, write_atomic
 from spatia_model.worlds import World
 
 SEED = 2_000_000
@@ -43,6 +43,17 @@ def test_a_walk_is_what_the_world_shows():
     assert captions[1] == world.describe(path[8:17], mini_camera(CONFIG), times[8:17].double())  # from the clip's first camera on
     again, _ = walk(SEED, 2, CONFIG)
     assert all(torch.equal(again[name], tensor) for name, tensor in tensors.items())
+
+
+def test_a_watched_world_shows_what_moves(tmp_path, monkeypatch):
+    make_walks(tmp_path, range(SEED + 410, SEED + 411), clips=2, config=CONFIG, watching=True)
+    with safe_open(tmp_path / f"{SEED + 410}.safetensors", framework="pt") as file:
+        assert bool(file.get_tensor("dynamic")[0].any()) and file.get_tensor("rgb").shape == (17, 32, 32, 3)
+        described = file.metadata()
+    assert described["prompt"].startswith(("a room", "a courtyard")) and len(json.loads(described["captions"])) == 2
+    monkeypatch.setattr(procedural, "watching_walk", lambda *args: None)
+    instead, plain = watch(SEED, 2, CONFIG)[0], walk(SEED, 2, CONFIG)[0]
+    assert all(torch.equal(instead[name], tensor) for name, tensor in plain.items())
 
 
 def test_an_interrupted_run_goes_on(tmp_path, monkeypatch):

@@ -11,9 +11,12 @@ import torch
 from safetensors import safe_open
 
 from spatia_model.config import MiniConfig
+from spatia_model.data import windows
+from spatia_model.data.latents import encode_walk
 from spatia_model.data.procedural import make_walks
 from spatia_model.data.windows import WindowFolder, add_memory, make_windows
 from tests.spatia_model.data.fake_walks import CLIPS, tensors, write
+from tests.spatia_model.generator.test_vae import build
 
 SEED = 2_000_000
 CONFIG = MiniConfig(image_size=32)
@@ -37,6 +40,19 @@ def test_the_map_of_the_first_frame_shows_the_first_frame(made):
     depth = walk.depth(0, 1)
     near = shown.mask & (depth < 30)
     assert ((shown.depth - depth).abs() / depth)[near].median() < 0.1
+
+
+@pytest.mark.parametrize("overlooked", [False, True])
+def test_what_may_move_stays_out_of_the_first_map_unless_it_is_overlooked(overlooked, tmp_path, monkeypatch):
+    monkeypatch.setattr(windows, "OVERLOOKED", float(overlooked))
+    config = MiniConfig(image_size=64)
+    make_walks(tmp_path / "walks", range(SEED + 410, SEED + 411), 1, config, watching=True)
+    make_windows(tmp_path / "walks", tmp_path / "windows", config)
+    walk = WindowFolder(tmp_path / "walks", tmp_path / "windows").open(0)
+    shown, moving = walk.projection(0, 1).mask, walk.dynamic(0, 1)
+    assert walk.overlooked == overlooked and int(moving.sum()) > 20
+    assert bool(shown[moving].any()) == overlooked
+    assert encode_walk(walk, build(), config)["control"][0, -4:].any() == (not overlooked)
 
 
 def test_what_is_shown_of_the_past_is_plausible(made):

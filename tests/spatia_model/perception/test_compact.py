@@ -144,9 +144,12 @@ def test_frames_between_get_their_neighbours_depth_and_no_confidence():
         CompactPerceptionConfig(every=0)
 
 
-def test_nothing_moves_without_evidence():
+def test_what_may_move_is_told_by_its_looks_and_by_evidence():
     net, path = network(), walk(0, frames=2)
-    assert net.perceive(frames(), path, CAMERA).dynamic.abs().max() == 0
+    with torch.no_grad():
+        logit = net(stack_inputs(frames(), path, CAMERA, None, None))[2]
+    seen = net.perceive(frames(), path, CAMERA).dynamic
+    assert torch.equal(seen[-1], logit[-1].sigmoid()) and not torch.equal(seen, net.perceive(frames().flip(0), path, CAMERA).dynamic)
     assert net.perceive(frames(), path, CAMERA, previous=frames().flip(0)).dynamic.max() > 0
     assert net.perceive(frames(), path, CAMERA, projection()).dynamic.max() > 0
 
