@@ -139,6 +139,10 @@ def test_damaged_sources_are_named(tmp_path):
     save_file({"a": torch.tensor([1.0, math.nan])}, tmp_path / "x.safetensors")
     with pytest.raises(CheckpointError, match=r"x\.safetensors: tensor a holds NaN"):
         write_spans(tmp_path / "y.safetensors", [("a", read_spans(tmp_path / "x.safetensors")["a"], torch.float32)])
+    save_file({"a": torch.tensor([1.0, 1e5])}, tmp_path / "x.safetensors")
+    spans = read_spans(tmp_path / "x.safetensors")
+    with pytest.raises(CheckpointError, match=r"x\.safetensors: tensor a holds values beyond float16"):
+        write_spans(tmp_path / "y.safetensors", [("a", spans["a"], torch.float16)])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.pth", "x.safetensors"]
 
 
@@ -281,12 +285,13 @@ def test_an_interrupted_conversion_goes_on_where_it_stopped(released, planned, c
     finished = {name: (out / name).stat().st_mtime_ns for name in list(dict.fromkeys(seen))[:2]}
     (out / list(finished)[0]).touch()  # only the size of what was written is looked at
     finished = {name: (out / name).stat().st_mtime_ns for name in finished}
+    (out / f"{seen[-1]}.part").write_bytes(b"half")  # a run that was killed could not tidy up
     again: list[str] = []
     described = convert(planned, out, lambda done, total, name: again.append(name))
     assert {name: (out / name).stat().st_mtime_ns for name in finished} == finished
     assert not set(again) & set(finished) and seen[-1] in again
     assert described == describe(converted)
-    assert check_folder(out) == described
+    assert check_folder(out) == described and not list(out.rglob("*.part"))
 
     once: list[str] = []
     convert(planned, out, lambda done, total, name: once.append(name))
@@ -298,6 +303,20 @@ def test_an_interrupted_conversion_goes_on_where_it_stopped(released, planned, c
     save_file(changed, place / "step-8500.safetensors")
     convert(plan(base, place, architecture(), "float32", shard=200_000), out, lambda done, total, name: once.append(name))
     assert {name.partition("/")[0] for name in once} == {"transformer", "lora"}  # made of other files now
+
+
+def test_a_conversion_killed_in_its_first_file_goes_on_too(planned, tmp_path):
+    out = tmp_path / "out"
+
+    def stop(done, total, name):
+        raise KeyboardInterrupt
+
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            convert(planned, out, stop)
+        assert not [path for path in out.rglob("*.safetensors")]
+    convert(planned, out)
+    check_folder(out)
 
 
 def test_disk_space_and_foreign_folders_are_checked_first(planned, tmp_path, monkeypatch):

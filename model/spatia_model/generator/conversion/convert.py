@@ -23,7 +23,7 @@ from typing import Any
 
 from spatia_model.generator.checkpoint import CheckpointError, sha256
 from spatia_model.generator.conversion.plan import Output, Plan
-from spatia_model.generator.conversion.spans import write_spans
+from spatia_model.generator.conversion.spans import partial, write_spans
 
 FORMAT = 1
 DESCRIPTION, NOTES = "spatia.json", ".convert.json"
@@ -45,9 +45,12 @@ def convert(plan: Plan, out: str | Path, progress: Progress | None = None) -> di
     done = _finished(plan, folder)
     need = sum(output.size for output in plan.outputs if output.name not in done)
     folder.mkdir(parents=True, exist_ok=True)
+    for output in plan.outputs:  # what a killed run left half-written would count as taken
+        partial(folder / output.name).unlink(missing_ok=True)
     free = shutil.disk_usage(folder).free
     if need > free:
         raise ValueError(f"{folder} needs {need / 1e9:.1f} GB more, {free / 1e9:.1f} GB are free: make room, or give another folder")
+    _write_json(folder / NOTES, done)  # from now on the folder is known as ours
     (folder / DESCRIPTION).unlink(missing_ok=True)  # not whole while it changes
     written, total = plan.size - need, plan.size
     for output in plan.outputs:
@@ -94,20 +97,20 @@ def _write(output: Output, path: Path, report: Callable[[int], None]) -> tuple[i
     if output.tensors:
         return write_spans(path, output.tensors, report)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
+    unfinished = partial(path)
     if output.source is not None:
-        shutil.copyfile(output.source, partial)
+        shutil.copyfile(output.source, unfinished)
     else:
-        partial.write_text(output.text)
-    os.replace(partial, path)
+        unfinished.write_text(output.text)
+    os.replace(unfinished, path)
     report(output.size)
     return path.stat().st_size, sha256(path)
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    partial = path.with_name(path.name + ".part")
-    partial.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(partial, path)
+    unfinished = partial(path)
+    unfinished.write_text(json.dumps(content, indent=1) + "\n")
+    os.replace(unfinished, path)
 
 
 def describe(folder: str | Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from spatia_model.generator import names
 from spatia_model.generator.checkpoint import CheckpointError
 from spatia_model.generator.conversion import sources
 from spatia_model.generator.conversion.convert import describe
-from spatia_model.generator.conversion.spans import read_span, read_spans
+from spatia_model.generator.conversion.spans import partial, read_span, read_spans
 
 
 def export_release(folder: str | Path, out: str | Path) -> list[Path]:
@@ -60,10 +60,10 @@ def released_adapter(folder: Path) -> dict[str, torch.Tensor]:
 
 def _save(tensors: dict[str, torch.Tensor], path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
+    unfinished = partial(path)
     try:
-        save_file(tensors, str(partial), metadata={"format": "pt"})
-        partial.replace(path)
+        save_file(tensors, str(unfinished), metadata={"format": "pt"})
+        unfinished.replace(path)
     finally:
-        partial.unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
     return path

@@ -126,7 +126,7 @@ def read_span(span: Span) -> torch.Tensor:
 def written_size(tensors: Iterable[tuple[str, Span, torch.dtype]]) -> int:
     """Bytes of the file that `write_spans` makes of them."""
     listed = list(tensors)
-    return len(_header(listed)) + sum(span.size_as(dtype) for _, span, dtype in listed)
+    return len(safetensors_header(listed)) + sum(span.size_as(dtype) for _, span, dtype in listed)
 
 
 def write_spans(
@@ -134,14 +134,14 @@ def write_spans(
 ) -> tuple[int, str]:
     """Write (name, source, type to store) as one safetensors file, whole or not at all. Returns its size and SHA-256.
 
-    `progress` is called with the bytes written since the last call. Raises CheckpointError on values that are not finite; it names the
-    tensor and its file.
+    `progress` is called with the bytes written since the last call. Raises CheckpointError on values that are not finite, there or in
+    the type to store; it names the tensor and its file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
+    unfinished = partial(path)
     digest, size = hashlib.sha256(), 0
     try:
-        with partial.open("wb") as out:
+        with unfinished.open("wb") as out:
 
             def put(data: Any) -> None:
                 nonlocal size
@@ -151,20 +151,28 @@ def write_spans(
                 if progress is not None:
                     progress(len(data))
 
-            put(_header(tensors))
+            put(safetensors_header(tensors))
             for name, span, dtype in tensors:
                 for piece in _pieces(name, span):
-                    put(piece.to(dtype).view(torch.uint8).numpy().data)
+                    stored = piece.to(dtype)
+                    if dtype == torch.float16 and not torch.isfinite(stored).all():
+                        raise CheckpointError(f"{span.path}: tensor {name} holds values beyond float16's; store another type, bfloat16")
+                    put(stored.view(torch.uint8).numpy().data)
             out.flush()
             os.fsync(out.fileno())
-        os.replace(partial, path)
+        os.replace(unfinished, path)
     finally:
-        partial.unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
     return size, digest.hexdigest()
 
 
-def _header(tensors: Iterable[tuple[str, Span, torch.dtype]]) -> bytes:
-    """Length and JSON, padded to 8 bytes. `format` is what diffusers and transformers look for."""
+def partial(path: Path) -> Path:
+    """Where a file is written before it takes its name."""
+    return path.with_name(path.name + ".part")
+
+
+def safetensors_header(tensors: Iterable[tuple[str, Span, torch.dtype]]) -> bytes:
+    """A safetensors file up to its values: length and JSON, padded to 8 bytes. `format` is what diffusers and transformers look for."""
     entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     at = 0
     for name, span, dtype in tensors:
