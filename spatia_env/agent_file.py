@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import inspect
+import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -92,6 +93,12 @@ def load_module(path: str, source: bytes | None = None) -> ModuleType:
         del sys.modules[name]
         raise ValueError(f"{path} cannot be run ({type(error).__name__}: {error})") from error
     return module
+
+
+def find_modules_here() -> None:
+    """Let modules of the folder one stands in be imported, as `python FILE` does; the `spatia` command alone does not."""
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
 
 
 def told(error: BaseException) -> str:

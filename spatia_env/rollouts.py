@@ -10,7 +10,6 @@ import importlib
 import inspect
 import json
 import os
-import sys
 from collections.abc import Generator, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +22,7 @@ from gymnasium import spaces
 from gymnasium.envs.registration import load_env_creator
 from gymnasium.vector.utils import concatenate, create_empty_array, iterate
 
-from spatia_env.agent_file import load_module, told
+from spatia_env.agent_file import find_modules_here, load_module, told
 from spatia_env.recording.face import EnvFace, EpisodeSummary
 from spatia_env.recording.folder import DatasetWriter, EpisodeSink
 
@@ -56,8 +55,7 @@ class EnvRequest:
         module, _, name = self.env_id.rpartition(":")
         try:
             if module:
-                if os.getcwd() not in sys.path:
-                    sys.path.append(os.getcwd())  # the `spatia` command has it not
+                find_modules_here()
                 importlib.import_module(module)
             spec = gym.spec(name)
             creator = load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import numpy as np
 
 import spatia_env  # noqa: F401  registers the ids
 from spatia_env import testing
+from spatia_env.agent_file import find_modules_here, load_module
 
 UNITS = {
     "deterministic": "of 255: largest difference of two equal episodes",
@@ -106,6 +106,8 @@ def make_env(name: str, arguments: str) -> tuple[gym.Env[Any, Any], Any]:
         raise ValueError(f"--env-args is not JSON ({error}); give an object such as '{{\"memory\": false}}'") from error
     if not isinstance(given, dict):
         raise ValueError(f"--env-args is {given!r}; give an object such as '{{\"memory\": false}}'")
+    if ":" in name:
+        find_modules_here()
     try:
         env = gym.make(name, **given)
     except (gym.error.Error, ImportError, TypeError) as error:
@@ -125,15 +127,14 @@ def load_adapter(given: str) -> testing.Adapter:
     if not place:
         raise ValueError(f"--adapter is {given!r}; give FILE:NAME, such as my_env.py:adapter")
     if place.endswith(".py"):
-        spec = importlib.util.spec_from_file_location("spatia_given_adapter", place)
-        if not Path(place).is_file() or spec is None or spec.loader is None:
-            raise ValueError(f"there is no file {place!r}; give FILE:NAME, such as my_env.py:adapter")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
+        if not Path(place).expanduser().is_file():
+            raise ValueError(f"there is no file {place!r} (looked from {Path.cwd()}); give FILE:NAME, such as my_env.py:adapter")
+        module = load_module(place)
     else:
+        find_modules_here()
         try:
             module = importlib.import_module(place)
-        except ImportError as error:
+        except Exception as error:  # whatever the module does when it is run
             raise ValueError(f"{place!r} cannot be imported ({error}); give FILE:NAME or MODULE:NAME") from error
     adapter = getattr(module, name, None)
     if not isinstance(adapter, testing.Adapter):

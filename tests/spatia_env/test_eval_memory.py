@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -15,6 +18,7 @@ from spatia_env import cli, testing
 from spatia_env.commands import eval_memory
 from tests.spatia_env.test_testing import ADAPTER, Panorama
 
+ROOT = Path(__file__).resolve().parents[2]
 TRUTH = ["--env", "SpatiaTruth-v0", "--env-args", '{"movers": 0, "image_size": 32, "supersample": 1}', "--seed", "2000003"]
 
 
@@ -82,14 +86,33 @@ def test_thresholds_and_the_table(capsys, panoramas):
         (["--env", "Honest-v0", "--adapter", "adapter"], "FILE:NAME"),
         (["--env", "Honest-v0", "--adapter", "no_such_module:adapter"], "cannot be imported"),
         (["--env", "Honest-v0", "--adapter", "my_envs:not_one"], "Adapter"),
+        (["--env", "Honest-v0", "--adapter", "broken.py:adapter"], "cannot be run (SyntaxError"),
+        (["--env", "Honest-v0", "--adapter", "broken:adapter"], "cannot be imported"),
         (["--env", "Honest-v0", "--worlds", "0"], "at least 1"),
         (["--env", "Honest-v0", "--threshold", "returns=3"], "CHECK=NUMBER"),
         (["--env", "Honest-v0", "--threshold", "returns_to_view"], "CHECK=NUMBER"),
     ],
 )
-def test_bad_input_is_one_clear_line(capsys, panoramas, arguments, why):
+def test_bad_input_is_one_clear_line(capsys, panoramas, monkeypatch, arguments, why):
+    monkeypatch.chdir(panoramas.parent)
+    (panoramas.parent / "broken.py").write_text("adapter = (")
     status, out, err = spatia(capsys, *arguments)
     assert status == 1 and out == "" and why in err and err.count("\n") == 1, err
+
+
+def test_a_module_of_the_folder_one_stands_in_is_found(tmp_path):
+    """By the `spatia` command too, whose own folder is another."""
+    (tmp_path / "own_envs.py").write_text(
+        "import gymnasium as gym\nfrom tests.spatia_env.test_testing import ADAPTER as adapter, Panorama\n"
+        "gym.register('Own-v0', entry_point=Panorama, kwargs={'fault': ''})\n"
+    )
+    code = f"import sys; sys.path[:1] = {[str(ROOT), str(ROOT / 'model')]!r}; from spatia_env.cli import main; sys.exit(main(sys.argv[1:]))"
+    line = ["eval", "memory", "--env", "own_envs:Own-v0", "--adapter", "own_envs.py:adapter", "--worlds", "1", "--require", "--json"]
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    command = [sys.executable, "-c", code, *line, "--checks", "deterministic"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["passed"] == {"deterministic": 1}
 
 
 def test_spatia_worlds_begin_from_pictures_of_procedural_worlds(monkeypatch, fake):
