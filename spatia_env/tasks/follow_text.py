@@ -93,7 +93,7 @@ class FollowText(Task):
     def begin(self, scene: Scene, np_random: np.random.Generator) -> State:
         target = -1
         if self._knows_things(scene):
-            target, instruction = choose_thing(scene, np_random, self.instruction)
+            target, instruction = choose_thing(scene, np_random, self.instruction, self.fill)
         else:
             instruction = self.instruction or f"go to the {choose_color(scene.observation, np_random, self.fill)} thing"
         state = {"instruction": instruction, "target": target}
@@ -136,10 +136,11 @@ def choose_color(frame: np.ndarray, np_random: np.random.Generator, fill: float)
     return str(np_random.choice(shown or [color for color in HUES if shares[color] < fill / 2] or list(HUES)))
 
 
-def choose_thing(scene: Scene, np_random: np.random.Generator, instruction: str | None) -> tuple[int, str]:
+def choose_thing(scene: Scene, np_random: np.random.Generator, instruction: str | None, fill: float) -> tuple[int, str]:
     """The identity of a thing of a true world, and the instruction that names it.
 
-    With an instruction, the nearest thing that has all its known words; ValueError when the world has none.
+    With an instruction, the nearest thing that has all its known words; ValueError when the world has none. Without one, a thing that
+    does not take half of `fill` of the view already, where there is one.
     """
     things = scene.world.named_things(scene.state)  # identity -> (name, metres away)
     if instruction is not None:
@@ -152,11 +153,14 @@ def choose_thing(scene: Scene, np_random: np.random.Generator, instruction: str 
     names = [name for name, _ in things.values()]
     single = {identity: name for identity, (name, away) in things.items() if names.count(name) == 1 and away <= NEAR}
     if not single:  # a bare place, or one with pairs of everything: the nearest thing will do
-        single = {min(things, key=lambda identity: things[identity][1]): names[0]} if things else {}
-    if not single:
-        raise ValueError("this world has nothing with a name to go to; take another world")
+        nearest = min(things, key=lambda identity: things[identity][1], default=None)
+        if nearest is None:
+            raise ValueError("this world has nothing with a name to go to; take another world")
+        single = {nearest: things[nearest][0]}
     colored = {identity: name for identity, name in single.items() if set(name.split()) & set(COLORS)} or single
-    shown = set(np.unique(scene.world.seen_things(scene.state)).tolist())
-    seen = [identity for identity in colored if identity in shown] or list(colored)
+    pixels = scene.world.seen_things(scene.state)
+    share = {identity: float((pixels == identity).mean()) for identity in colored}
+    away = [identity for identity in colored if share[identity] < fill / 2] or list(colored)  # before the others one stands already
+    seen = [identity for identity in away if share[identity] > 0] or away
     target = int(np_random.choice(seen))
     return target, f"go to the {things[target][0]}"

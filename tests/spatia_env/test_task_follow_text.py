@@ -54,6 +54,15 @@ def test_an_instruction_of_ones_own_names_a_thing_of_the_world():
         truth(FollowText("find the cyan fountain")).reset(seed=0)
 
 
+def test_what_one_stands_before_already_is_not_asked_for():
+    """With a fill that anything reaches, the start at seed 2 asks for the door it looks at; with a smaller one, for something else."""
+    shares = {}
+    for fill in (1.0, 0.1):
+        env = truth(FollowText(fill=fill), image_size=16)
+        shares[fill] = [env.reset(seed=seed)[1]["target_share"] for seed in range(6)]
+    assert max(shares[1.0]) > 0.05 and max(shares[0.1]) < 0.05
+
+
 def test_movers_are_things_too():
     env = truth(None, movers=2)
     env.reset(seed=0)
