@@ -71,12 +71,14 @@ def pattern(name: str, start: int, count: int) -> torch.Tensor:
 
 
 def windows(count: int) -> Iterator[tuple[int, int]]:
-    """(start, length) of the places of a tensor that hold the pattern: both ends, and around the converter's first cut."""
+    """(start, length) of the places of a tensor that hold the pattern: both ends, and at the converter's first and last cut."""
     yield 0, min(EDGE, count)
     if count > EDGE:
         yield count - EDGE, EDGE
     if count > PIECE + EDGE:
         yield PIECE - EDGE // 2, EDGE
+        last = (count - 1) // PIECE * PIECE  # where the last piece begins
+        yield max(0, last - EDGE // 2), EDGE // 2
 
 
 def fill(path: Path) -> None:

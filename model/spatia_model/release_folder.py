@@ -67,10 +67,9 @@ def load_release(
     elif isinstance(config, str):
         config = preset(config)
     fit = fit or device_fit(device)
-    visiting = fit.offload != "none"
     transformer = load_transformer(folder)
     fit_transformer(transformer, device, fit)
-    text = load_text(folder, device, offload=visiting)
+    text = load_text(folder, device, fit)
     generator = ReleaseGenerator(load_vae(folder), transformer, text, config, fit, device)
     wanted = described["perception"] if perceiver is None else perceiver
     return ReleaseWorldModel(generator, wanted if _perceives(wanted) else LazyPerceiver(wanted, device), config)  # type: ignore[arg-type]
@@ -115,7 +114,7 @@ def load_vae(folder: Path) -> WanVAE:
     return WanVAE(fill(network, folder / "vae", "diffusion_pytorch_model"))
 
 
-def load_text(folder: Path, device: str = "cpu", offload: bool = False) -> UMT5TextEncoder:
+def load_text(folder: Path, device: str = "cpu", fit: Fit | None = None) -> UMT5TextEncoder:
     """Text encoder and tokenizer."""
     from transformers import AutoTokenizer, UMT5Config, UMT5EncoderModel
 
@@ -123,7 +122,7 @@ def load_text(folder: Path, device: str = "cpu", offload: bool = False) -> UMT5T
         network = UMT5EncoderModel(UMT5Config(**_config(folder / "text_encoder")))
     fill(network, folder / "text_encoder", "model", tied=("encoder.embed_tokens.weight",))
     network.encoder.embed_tokens.weight = network.shared.weight
-    return UMT5TextEncoder(network, AutoTokenizer.from_pretrained(folder / "tokenizer"), device=device, offload=offload)
+    return UMT5TextEncoder(network, AutoTokenizer.from_pretrained(folder / "tokenizer"), device=device, fit=fit)
 
 
 def _config(folder: Path) -> dict[str, Any]:

@@ -271,7 +271,7 @@ class ReleaseVideo:
         if clip.latents is None:
             raise ValueError("the clip has no latents: give clips of the full tier's `advance`, in order")
         generator = self._generator
-        with generator._on_device(generator.vae):
+        with generator.on_device(generator.vae):
             frames = self._stream.add(clip.latents[None].to(generator.device))
         pixels = to_whole(frames) if generator.config.truncate else to_frames(frames)
         wanted = len(clip.frames) + (0 if self._count else 1)

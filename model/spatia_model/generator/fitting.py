@@ -5,10 +5,15 @@ All of it is diffusers' own machinery; this says which parts of it to use, and i
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
+from torch import nn
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 OFFLOADS = ("none", "model", "group")
 STORED = ("float8", "int8", "int4")
@@ -20,8 +25,9 @@ class Fit:
     """How the 5B is fitted to a device.
 
     Args:
-        offload: "none": all weights stay on the device; "model": text encoder and autoencoder wait on the CPU and visit; "group": the
-            denoiser's blocks wait there too, one or two at a time on the device, the next copied while one computes.
+        offload: "none": all weights stay on the device; "model": text encoder, autoencoder and denoiser wait on the CPU and visit one
+            after another, as diffusers' model offload has it; "group": of denoiser and text encoder one or two blocks at a time are on the
+            device, the next copied while one computes (diffusers' group offload).
         quantise: None; "float8": linear weights stored in 8 bits, computed in the model's type (needs no package); "int8", "int4":
             weights quantised by torchao.
         attention: a backend of diffusers ("native", "flash", "sage", ...); None: PyTorch's choice.
@@ -90,23 +96,64 @@ def quantise(transformer: Any, kind: str) -> None:
     quantize_(transformer, config, filter_fn=in_block)
 
 
+@contextmanager
+def visiting(module: nn.Module, device: str | torch.device, fit: Fit) -> Iterator[None]:
+    """The module on `device` inside the block, where `fit` has it wait on the CPU.
+
+    Weights do not change, so nothing is copied back: afterwards the module has its own again, memory-mapped ones included.
+    """
+    if fit.offload == "none":
+        yield
+        return
+    tensors = list(chain(module.parameters(), module.buffers()))
+    if any(is_traceable_wrapper_subclass(tensor) for tensor in tensors):  # torchao's weights are more than their data
+        module.to(device)
+        try:
+            yield
+        finally:
+            module.to("cpu")
+        return
+    data = [(parameter, parameter.data) for parameter in module.parameters()]
+    parts = [(part, dict(part._parameters), dict(part._buffers)) for part in module.modules()]
+    try:
+        with torch.inference_mode(False), torch.no_grad():  # else their weights could not be put back
+            module.to(device)
+        yield
+    finally:
+        with torch.inference_mode(False):
+            for parameter, kept in data:
+                if parameter.data_ptr() != kept.data_ptr():
+                    parameter.data = kept
+            for part, parameters, buffers in parts:
+                part._parameters.update(parameters)
+                part._buffers.update(buffers)
+
+
+def group_offload(module: nn.Module, device: torch.device) -> None:
+    """Of the module's lists of blocks one or two blocks are on the device at a time; its other weights while it computes."""
+    from diffusers.hooks import apply_group_offloading
+
+    apply_group_offloading(
+        module,
+        onload_device=device,
+        offload_device=torch.device("cpu"),
+        offload_type="block_level",
+        num_blocks_per_group=1,
+        use_stream=device.type == "cuda",
+        low_cpu_mem_usage=True,  # pins memory block by block: the weights stay memory-mapped until they are used
+    )
+
+
 def fit_transformer(transformer: Any, device: str | torch.device, fit: Fit) -> None:
-    """Put the denoiser (adapters included) where `fit` says."""
+    """Put the denoiser (adapters included) where `fit` says; with offload="model" it waits for `visiting`."""
     device = torch.device(device)
     if fit.quantise is not None:
         quantise(transformer, fit.quantise)
     if fit.attention is not None:
         transformer.set_attention_backend(fit.attention)
     if fit.offload == "group":
-        transformer.enable_group_offload(
-            onload_device=device,
-            offload_device=torch.device("cpu"),
-            offload_type="block_level",
-            num_blocks_per_group=1,
-            use_stream=device.type == "cuda",
-            low_cpu_mem_usage=True,  # pins memory block by block: the weights stay memory-mapped until they are used
-        )
-    else:
+        group_offload(transformer, device)
+    elif fit.offload == "none":
         transformer.to(device)
     if fit.compile:
         transformer.compile_repeated_blocks(fullgraph=False, dynamic=False)

@@ -7,8 +7,8 @@ pictures, noise drawn on the CPU, the known frames put back after every step.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch
 
 from spatia_model.config import ReleaseConfig
 from spatia_model.generator.conditioning import encode_references, to_frames, to_model
-from spatia_model.generator.fitting import Fit
+from spatia_model.generator.fitting import Fit, visiting
 from spatia_model.generator.sampler import ModelFn, combine_guidance, denoise, draw_noise, model_fn
 from spatia_model.generator.text import TextEncoder
 from spatia_model.generator.transformer import SpatiaTransformer
@@ -40,7 +40,8 @@ class ReleaseGenerator:
 
     Args:
         config: the loop's numbers; sampler, guidance, prompts.
-        fit: how the parts share the device. With `fit.offload` other than "none" the autoencoder waits on the CPU and visits.
+        fit: how the parts share the device. With `fit.offload` other than "none" the autoencoder waits on the CPU and visits, and with
+            "model" the denoiser too: one of the three networks is on the device at a time.
         device: where to compute.
     """
 
@@ -70,7 +71,8 @@ class ReleaseGenerator:
         total, history = len(given.T_world_camera), len(given.history)
         if total % 4 != 1 or history % 4 != 1 or history >= total:
             raise ValueError(f"a window of {total} frames with {history} of history; both must be 1 + 4k, the window longer: pad the path")
-        with self._on_device(self.vae):
+        rows = self._rows(given)
+        with self.on_device(self.vae):
             known = self.vae.encode(to_model(given.history[None]).to(self.device))
             control = self._control(given.projection)
             references = None
@@ -79,16 +81,17 @@ class ReleaseGenerator:
         shape = (1, known.shape[1], 1 + (total - 1) // 4, *known.shape[3:])
         noise = draw_noise(shape, [rng]).to(self.transformer.dtype).float().to(self.device)  # the release holds it in the model's type
         config = self.config
-        latents = denoise(
-            self._model(given, control, 0 if references is None else references.shape[2]),
-            noise,
-            known,
-            references,
-            steps=config.steps,
-            shift=config.shift,
-            progress=progress or _progress(),
-        )
-        with self._on_device(self.vae):
+        with self.on_device(self.transformer) if self.fit.offload == "model" else nullcontext():
+            latents = denoise(
+                self._model(rows, given.lora, control, 0 if references is None else references.shape[2]),
+                noise,
+                known,
+                references,
+                steps=config.steps,
+                shift=config.shift,
+                progress=progress or _progress(),
+            )
+        with self.on_device(self.vae):
             frames = self.vae.decode(latents, last=total - history)
         pixels = to_whole(frames) if config.truncate else to_frames(frames)
         return Generated(pixels[0].cpu(), latents[0].float().cpu(), known.shape[2])
@@ -100,11 +103,15 @@ class ReleaseGenerator:
         seen = self.vae.encode(to_model(projection.rgb[None].to(self.device)))
         return torch.cat([seen, self.vae.encode(holes)], 1)
 
-    def _model(self, given: Conditioning, control: torch.Tensor, references: int) -> ModelFn:
-        config, network = self.config, self.transformer
+    def _rows(self, given: Conditioning) -> tuple[torch.Tensor, ...]:
+        """Text rows (1, L, width) of the prompt and, where guidance wants it, of the negative prompt."""
+        config = self.config
         texts = [given.text + config.prompt_suffix, *([config.negative_prompt] if config.guidance != 1.0 else [])]
-        rows = self.text.encode(texts).split(1)
-        shared = {"control": control, "num_references": references, "control_scale": config.control_scale, "lora": given.lora}
+        return self.text.encode(texts).split(1)
+
+    def _model(self, rows: Sequence[torch.Tensor], lora: float, control: torch.Tensor, references: int) -> ModelFn:
+        config, network = self.config, self.transformer
+        shared = {"control": control, "num_references": references, "control_scale": config.control_scale, "lora": lora}
         if self.fit.offload != "group":
             prepared = [network.prepare(context, **shared) for context in rows]
             return model_fn(network, prepared[0], prepared[1] if len(prepared) > 1 else None, config.guidance, self.fit.batched_guidance)
@@ -116,17 +123,9 @@ class ReleaseGenerator:
 
         return run
 
-    @contextmanager
-    def _on_device(self, part: torch.nn.Module) -> Iterator[None]:
+    def on_device(self, part: torch.nn.Module) -> AbstractContextManager[None]:
         """The part on the device for a while, where it does not live there."""
-        if self.fit.offload == "none":
-            yield
-            return
-        part.to(self.device)
-        try:
-            yield
-        finally:
-            part.to("cpu")
+        return visiting(part, self.device, self.fit)
 
 
 def to_whole(x: torch.Tensor) -> torch.Tensor:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import html
 import re
 from collections import OrderedDict
+from contextlib import nullcontext
 from typing import Any
 
 import torch
+
+from spatia_model.generator.fitting import Fit, group_offload, visiting
 
 ROWS = 512  # text rows that the denoiser was trained with
 _KEPT = 64  # texts whose rows are kept; 4 MB each at full size
@@ -34,15 +37,17 @@ class UMT5TextEncoder:
         tokenizer: its tokenizer.
         rows: of the result; longer texts are cut.
         device: where to compute.
-        offload: the network waits on the CPU and visits `device` for a text it has not seen.
+        fit: how the network shares the device: it stays there, or visits it, whole or block by block, for a text it has not seen.
     """
 
-    def __init__(self, network: Any, tokenizer: Any, rows: int = ROWS, device: str | torch.device = "cpu", offload: bool = False):
+    def __init__(self, network: Any, tokenizer: Any, rows: int = ROWS, device: str | torch.device = "cpu", fit: Fit | None = None):
         self.network, self.tokenizer, self.rows = network, tokenizer, rows
-        self.device, self.offload = torch.device(device), offload
+        self.device, self.fit = torch.device(device), fit or Fit()
         self._known: OrderedDict[str, torch.Tensor] = OrderedDict()
-        if not offload:
+        if self.fit.offload == "none":
             network.to(self.device)
+        elif self.fit.offload == "group":
+            group_offload(network.encoder, self.device)
 
     def unknown_words(self, text: str) -> list[str]:
         """None: every text has a meaning for this encoder."""
@@ -59,12 +64,9 @@ class UMT5TextEncoder:
         """(B, rows, width) in the network's type, on `device`. Texts seen lately are not computed again."""
         new = [text for text in dict.fromkeys(texts) if text not in self._known]
         if new:
-            if self.offload:
-                self.network.to(self.device)
-            for text in new:
-                self._known[text] = self._encode(text)
-            if self.offload:
-                self.network.to("cpu")
+            with visiting(self.network, self.device, self.fit) if self.fit.offload == "model" else nullcontext():
+                for text in new:
+                    self._known[text] = self._encode(text)
         for text in texts:
             self._known.move_to_end(text)
         found = torch.cat([self._known[text] for text in texts]).to(self.device)

@@ -136,9 +136,10 @@ def test_damaged_sources_are_named(tmp_path):
     torch.save({"a": torch.ones(4, 3).T}, tmp_path / "x.pth")
     with pytest.raises(CheckpointError, match="tensor a"):
         read_spans(tmp_path / "x.pth")
-    save_file({"a": torch.tensor([1.0, math.nan])}, tmp_path / "x.safetensors")
-    with pytest.raises(CheckpointError, match=r"x\.safetensors: tensor a holds NaN"):
-        write_spans(tmp_path / "y.safetensors", [("a", read_spans(tmp_path / "x.safetensors")["a"], torch.float32)])
+    for bad, kind in ((math.nan, torch.float32), (math.inf, torch.float32), (-math.inf, torch.bfloat16), (math.nan, torch.float16)):
+        save_file({"a": torch.tensor([1.0, bad, 2.0], dtype=kind)}, tmp_path / "x.safetensors")
+        with pytest.raises(CheckpointError, match=r"x\.safetensors: tensor a holds NaN"):
+            write_spans(tmp_path / "y.safetensors", [("a", read_spans(tmp_path / "x.safetensors")["a"], torch.float32)])
     save_file({"a": torch.tensor([1.0, 1e5])}, tmp_path / "x.safetensors")
     spans = read_spans(tmp_path / "x.safetensors")
     with pytest.raises(CheckpointError, match=r"x\.safetensors: tensor a holds values beyond float16"):

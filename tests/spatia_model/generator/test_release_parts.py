@@ -63,8 +63,8 @@ def generate(parts, fit=None, given=None, transformer=None):
 
 
 @pytest.mark.parametrize("cuts", [(1, 2, 3), (3, 3), (1, 1, 1, 1, 1, 1)])
-def test_streamed_decoding_is_one_long_decode(parts, cuts):
-    """Bit for bit; and what diffusers' own decode gives, but for how its first, pointwise convolution rounds over all frames at once."""
+def test_streamed_decoding_is_one_long_decode(parts, cuts, monkeypatch):
+    """Bit for bit what diffusers' own decode gives, once its first, pointwise convolution rounds frame by frame, not over all at once."""
     vae = parts[0]
     latents = noise(1, 48, 6, 2, 4)
     whole = vae.decode(latents)
@@ -72,8 +72,13 @@ def test_streamed_decoding_is_one_long_decode(parts, cuts):
     stream = vae.stream()
     assert torch.equal(torch.cat([stream.add(part) for part in latents.split(cuts, 2)], 2), whole)
     mean, std = vae._statistics(latents)
+    pointwise = vae.network.post_quant_conv.forward
     with torch.no_grad():
         assert torch.allclose(vae.network.decode(latents * std + mean).sample, whole, atol=1e-5)
+        monkeypatch.setattr(
+            vae.network.post_quant_conv, "forward", lambda z: torch.cat([pointwise(frame) for frame in z.split(1, 2)], 2), raising=False
+        )
+        assert torch.equal(vae.network.decode(latents * std + mean).sample, whole)
     assert not torch.equal(vae.decode(latents[:, :, 3:]), whole[:, :, 12:])  # without its past a clip begins anew
 
 
@@ -115,13 +120,22 @@ def test_text_rows_are_the_networks_and_zero_beyond(parts, folder, monkeypatch):
     assert text.too_long("red " * rows, "ball").startswith(f"{text.rows + 1} tokens (pieces of words), of which")
 
 
-def test_the_text_encoder_visits_the_device(folder, monkeypatch):
-    text = load_text(folder, offload=True)
+def test_the_text_encoder_visits_the_device(parts, folder, monkeypatch):
+    text = load_text(folder, fit=Fit(offload="model"))
+    places = [p.data_ptr() for p in text.network.parameters()]
     moves = []
-    monkeypatch.setattr(type(text.network), "to", lambda self, device: moves.append(str(device)))
-    text.encode(["a ball", "a cow"])
+    move = type(text.network).to
+    monkeypatch.setattr(type(text.network), "to", lambda self, device: moves.append(str(device)) or move(self, device))
+    rows = text.encode(["a ball", "a cow"])
     text.encode(["a cow"])
-    assert moves == ["cpu", "cpu"]  # there and back, once
+    assert moves == ["cpu"]  # once; its own weights stay, so there is no way back
+    assert [p.data_ptr() for p in text.network.parameters()] == places
+    assert torch.equal(rows, parts[2].encode(["a ball", "a cow"]))
+
+
+def test_the_text_encoder_block_by_block_gives_the_same(parts, folder):
+    texts = ["a ball", "a red cow rolls to the left", ""]
+    assert torch.equal(load_text(folder, fit=Fit(offload="group")).encode(texts), parts[2].encode(texts))
 
 
 # -- weights --------------------------------------------------------------------------------------------------------
@@ -196,6 +210,58 @@ def test_every_way_to_fit_gives_the_same_clip(parts, folder):
     moved = load_transformer(folder)
     fit_transformer(moved, "cpu", Fit(offload="group", attention="native"))
     assert torch.allclose(generate(parts, Fit(offload="group"), transformer=moved).latents, plain, atol=1e-4)
+
+
+def test_with_offload_one_network_at_a_time_is_on_the_device(parts, folder, monkeypatch):
+    """Text, autoencoder, denoiser, autoencoder: none is there while another is. With "group" blocks come by their own hooks."""
+    from contextlib import contextmanager
+
+    vae, transformer, _ = parts
+    order: list[str] = []
+    there: list[str] = []
+
+    @contextmanager
+    def watched(module, device, fit):
+        assert not there, there
+        there.extend([type(module).__name__] if fit.offload != "none" else [])
+        order.extend(there)
+        yield
+        there.clear()
+
+    for name in ("umt5", "release_pipeline"):
+        monkeypatch.setattr(f"spatia_model.generator.{name}.visiting", watched)
+    plain = generate(parts).latents
+    for kind, expected in (
+        ("model", ["UMT5EncoderModel", "WanVAE", "SpatiaTransformer", "WanVAE"]),
+        ("group", ["WanVAE", "WanVAE"]),
+    ):
+        order.clear()
+        text = load_text(folder, fit=Fit(offload=kind))
+        made = generate((vae, transformer, text), Fit(offload=kind))
+        assert order == expected and torch.allclose(made.latents, plain, atol=1e-4)
+
+
+@pytest.mark.parametrize("keeps_identity", [True, False])
+def test_a_visit_leaves_the_weights_where_they_were(keeps_identity, monkeypatch):
+    """A move to a GPU gives the same parameters other data; one to the meta device makes other parameters. Both are undone."""
+    module = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4)).requires_grad_(False).eval()
+    module.tied = module[0]
+
+    def tensors():
+        return [*module.parameters(), *module.buffers()]
+
+    before = [(id(p), p.data_ptr()) for p in tensors()]
+    given = torch.ones(2, 3)
+    wanted = module[1](module[0](given))
+    if keeps_identity:
+        monkeypatch.setattr(torch.nn.Module, "to", lambda self, device: self._apply(torch.clone))
+    with torch.inference_mode(), pytest.raises(KeyError), fitting.visiting(module, "meta", Fit(offload="model")):
+        assert not {p.data_ptr() for p in tensors()} & {place for _, place in before}
+        assert ([id(p) for p in module.parameters()] == [key for key, _ in before[:4]]) == keeps_identity
+        raise KeyError
+    assert [(id(p), p.data_ptr()) for p in tensors()] == before and torch.equal(module[1](module[0](given)), wanted)
+    with fitting.visiting(module, "meta", Fit()):
+        assert [(id(p), p.data_ptr()) for p in tensors()] == before
 
 
 def test_float8_halves_the_linear_weights_and_keeps_the_rest(folder, parts):
