@@ -131,7 +131,8 @@ class CompactPerception(nn.Module):
         prior: Projection | None = None,
         previous: torch.Tensor | None = None,
     ) -> Perception:
-        """See `Perceiver.perceive`. Without `prior` and `previous`, dynamic is what by its looks may move, as a ball may.
+        """See `Perceiver.perceive`. Without `prior` and `previous`, dynamic is what by its looks may move, as a ball may; nothing thinner
+        than three pixels is, for door frames and posts look like the ropes that things swing from.
 
         Of several frames every n-th is looked at, counted from the last (the map fuses no more); the others get the depth and the motion of
         the nearest one and no confidence.
@@ -145,10 +146,13 @@ class CompactPerception(nn.Module):
         depth = log_depth.exp().clamp(0.05, MAX_DEPTH).cpu()
         if prior is None:
             depth = median(depth)  # single wrong pixels would be edges to the map, and edges are holes
+        dynamic = logit.sigmoid().cpu()
+        if prior is None and previous is None:
+            dynamic = opened(dynamic)
         source = nearest(len(frames), rows)
         looked = torch.zeros(len(frames), 1, 1)
         looked[rows] = 1
-        return Perception(depth[source], confidence_of(log_scale).cpu()[source] * looked, logit.sigmoid().cpu()[source])
+        return Perception(depth[source], confidence_of(log_scale).cpu()[source] * looked, dynamic[source])
 
 
 def median(depth: torch.Tensor, size: int = 5) -> torch.Tensor:
@@ -156,6 +160,13 @@ def median(depth: torch.Tensor, size: int = 5) -> torch.Tensor:
     edge = size // 2
     padded = F.pad(depth.unsqueeze(1), (edge, edge, edge, edge), mode="replicate")
     return padded.unfold(2, size, 1).unfold(3, size, 1).flatten(-2).median(-1).values[:, 0]
+
+
+def opened(image: torch.Tensor, size: int = 3) -> torch.Tensor:
+    """(T, H, W) without its bright parts thinner than `size` pixels, odd: the greatest of the smallest of the neighbours."""
+    edge = size // 2
+    eroded = -F.max_pool2d(F.pad(-image[:, None], (edge,) * 4, mode="replicate"), size, 1)
+    return F.max_pool2d(F.pad(eroded, (edge,) * 4, mode="replicate"), size, 1)[:, 0]
 
 
 def confidence_of(log_scale: torch.Tensor) -> torch.Tensor:

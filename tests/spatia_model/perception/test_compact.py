@@ -4,11 +4,12 @@ import math
 
 import pytest
 import torch
+from scipy.ndimage import grey_opening
 
 from spatia_model.config import MiniConfig, mini_camera
 from spatia_model.geometry.camera import camera_from_fov, pixel_rays
 from spatia_model.perception import CompactPerception, CompactPerceptionConfig
-from spatia_model.perception.compact import CONFIDENT_ERROR, TYPICAL_DEPTH, confidence_of, level_rays, median, stack_inputs
+from spatia_model.perception.compact import CONFIDENT_ERROR, TYPICAL_DEPTH, confidence_of, level_rays, median, opened, stack_inputs
 from spatia_model.types import Camera, Projection
 from tests.spatia_model.tiny import SEED, SIZE, picture, walk
 
@@ -148,10 +149,21 @@ def test_what_may_move_is_told_by_its_looks_and_by_evidence():
     net, path = network(), walk(0, frames=2)
     with torch.no_grad():
         logit = net(stack_inputs(frames(), path, CAMERA, None, None))[2]
-    seen = net.perceive(frames(), path, CAMERA).dynamic
-    assert torch.equal(seen[-1], logit[-1].sigmoid()) and not torch.equal(seen, net.perceive(frames().flip(0), path, CAMERA).dynamic)
+    seen, other = (net.perceive(given, path, CAMERA).dynamic for given in (frames(), frames().flip(0)))
+    assert torch.equal(seen[-1], opened(logit[-1:].sigmoid())[0]) and not torch.equal(seen, other)
     assert net.perceive(frames(), path, CAMERA, previous=frames().flip(0)).dynamic.max() > 0
     assert net.perceive(frames(), path, CAMERA, projection()).dynamic.max() > 0
+
+
+def test_what_is_thin_is_no_thing_that_may_move():
+    image = torch.zeros(1, 12, 12)
+    image[0, :, 2:4] = 1.0  # a post
+    image[0, 4:8, 7:11] = 0.8  # a box
+    image[0, 10:, 10:] = 0.9  # a thing cut off by the picture's corner
+    seen = opened(image)
+    expected = torch.from_numpy(grey_opening(image[0].numpy(), size=(3, 3), mode="nearest"))
+    assert torch.equal(seen[0], expected)
+    assert not seen[0, :, :6].any() and torch.equal(seen[0, 4:8, 7:11], image[0, 4:8, 7:11]) and seen[0, 11, 11] == 0.9
 
 
 def test_frames_of_a_clip_are_independent():

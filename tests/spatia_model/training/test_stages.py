@@ -21,7 +21,7 @@ from spatia_model.generator.text import join_texts
 from spatia_model.perception.compact import CompactPerceptionConfig
 from spatia_model.training.pictures import PicturePool
 from spatia_model.training.stage_decoder import DecoderStage
-from spatia_model.training.stage_denoiser import DenoiserStage, sample_window
+from spatia_model.training.stage_denoiser import DenoiserStage, neighbourhood, sample_window
 from spatia_model.training.stage_perception import PerceptionStage, degrade, zoom
 from spatia_model.training.stage_refiner import RefinerStage, elsewhere
 from spatia_model.training.stage_sharpen import SharpenStage
@@ -331,8 +331,17 @@ def test_movers_and_the_unknown_count_more(run):
         stage.draw = changed
         stage.model.transformer = Listener(lambda x, *_: torch.full_like(x, 9.0))
         losses[name] = float(stage.loss(*draw())[0].detach())
-    assert losses["moving"] == pytest.approx(5 * losses["neither"], rel=1e-4)
+    assert losses["moving"] == pytest.approx((1 + stage.moving + stage.around) * losses["neither"], rel=1e-4)
     assert losses["uncovered"] == pytest.approx(1.5 * losses["neither"], rel=1e-4)
+
+
+def test_where_a_mover_might_be_counts_in_every_frame():
+    moving = torch.zeros(1, 4, 12, 12)
+    moving[0, 1, 5, 6] = 0.5
+    near = neighbourhood(moving, reach=3)
+    expected = torch.zeros(1, 1, 12, 12)
+    expected[0, 0, 2:9, 3:10] = 0.5
+    assert torch.equal(near, expected)
 
 
 def test_dropped_memory_is_what_a_world_without_memory_shows(run):
