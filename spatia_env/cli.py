@@ -85,6 +85,7 @@ COMMANDS: dict[str, Command] = {
         "spatia_model.data.prepare.cli",
         "training clips from videos, data sets, rollouts or procedural worlds",
         "spatia prepare worlds --worlds 200 --out clips/worlds --processes 2\n"
+        "spatia prepare walks runs/mini --out clips/mini\n"
         "spatia prepare realestate10k RealEstate10K/train --frames-from frames --out clips/re10k\n"
         "spatia prepare spatialvid SpatialVID-HQ --tier release --size 480x832 --vae spatia-5b --out clips/hq\n"
         "spatia prepare videos holidays --perceiver today --captions captions.json --out clips/holidays --json\n"

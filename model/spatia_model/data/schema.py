@@ -57,6 +57,7 @@ class Clip:
     references: torch.Tensor | None = None  # (R, C, h, w), each a one-frame video
     moving: torch.Tensor | None = None  # (F, h, w) uint8, share of moving pixels in 255ths
     uncovered: torch.Tensor | None = None  # (F, h, w) uint8, share of pixels without projection in 255ths
+    counted: torch.Tensor | None = None  # (F, h, w) uint8, share of the cell's loss that counts in 255ths; None: all of it
     context: torch.Tensor | None = None  # (L, D) float16 text rows of the caption, without padding
     frames: torch.Tensor | None = None  # (T, H, W, 3) uint8
     projection_frames: torch.Tensor | None = None  # (T, H, W, 3) uint8, black in holes
@@ -82,6 +83,7 @@ TENSORS = [
     "references",
     "moving",
     "uncovered",
+    "counted",
     "context",
     "projection_depth",
     "depth",
@@ -89,7 +91,7 @@ TENSORS = [
 ]
 PICTURES = ("frames", "projection_frames", "reference_images")
 REQUIRED = ("T_world_camera", "intrinsics", "reference_poses", "reference_iou")
-LATENT_COLUMNS = ("latents", "projection", "holes", "references", "moving", "uncovered", "context")
+LATENT_COLUMNS = ("latents", "projection", "holes", "references", "moving", "uncovered", "counted", "context")
 PIXEL_COLUMNS = (*PICTURES, "projection_depth", "depth", "dynamic")
 
 
@@ -123,6 +125,7 @@ def _problems(clip: Clip) -> Iterable[str]:
             "references": (r, c, lh, lw),
             "moving": (f, lh, lw),
             "uncovered": (f, lh, lw),
+            "counted": (f, lh, lw),
         }
         if clip.projection is None or clip.holes is None or clip.references is None:
             yield "latents without projection, holes or references; give all four"

@@ -200,6 +200,8 @@ def _one(
     moving = _motion(footage, tools, everything[target], poses[target], camera, rows)
 
     window_frames = everything[target]
+    kept = footage.depth is not None and keeps_pictures(settings, tools)
+    depth = fit_maps(footage.depth(rows), h, w) if kept else None  # type: ignore[misc]
     clip = Clip(
         key=f"{footage.name}-{number:05d}",
         video=footage.name,
@@ -226,13 +228,13 @@ def _one(
             "points": len(memory),
             "prepare_seed": settings.seed,
         },
-        **_contents(footage, settings, tools, window_frames, everything[[i for i, _ in picked]], projection, moving, rows),
+        **contents(settings, tools, window_frames, everything[[i for i, _ in picked]], projection, moving, depth),
     )
     if tools.text is not None:
         clip = replace(clip, context=tools.rows(clip.caption))
     out.clips.append(clip)
     if len(out.panels) < 2:
-        out.panels.append(_panel(clip, window_frames, projection, everything[c], everything[[i for i, _ in picked]], moving))
+        out.panels.append(panel(clip, window_frames, projection, everything[c], everything[[i for i, _ in picked]], moving))
     return ""
 
 
@@ -340,31 +342,41 @@ def _motion(footage: Footage, tools: Tools, frames: torch.Tensor, poses: torch.T
     return tools.perceiver.motion(frames, poses, camera)
 
 
-def _contents(
-    footage: Footage,
+def keeps_pictures(settings: Settings, tools: Tools) -> bool:
+    return settings.pictures != "none" or tools.vae is None
+
+
+def contents(
     settings: Settings,
     tools: Tools,
     frames: torch.Tensor,
     references: torch.Tensor,
     projection: Projection,
     moving: torch.Tensor,
-    rows: list[int],
+    depth: torch.Tensor | None = None,
+    told: torch.Tensor | None = None,
 ) -> dict[str, Any]:
+    """A clip's latents and pictures, as far as they are kept.
+
+    Args:
+        frames: (T, H, W, 3) uint8; `references` (R, H, W, 3).
+        moving: (T, H, W) in 0..1; `told`: what of it the model is told of the history, where that is not all.
+        depth: (T, H, W) metres, where known.
+    """
     found: dict[str, Any] = {}
     if tools.vae is not None:
-        latents, holes = tools.control(projection.rgb, projection.mask, moving, settings.preceding)
+        latents, holes = tools.control(projection.rgb, projection.mask, moving if told is None else told, settings.preceding)
         found |= {"latents": tools.latents(frames), "projection": latents, "holes": holes, "references": tools.references(references)}
         found |= {"moving": tools.shares(moving), "uncovered": tools.shares(~projection.mask)}
-    if settings.pictures != "none" or tools.vae is None:
-        h, w = frames.shape[1:3]
+    if keeps_pictures(settings, tools):
         found |= {"frames": frames, "projection_frames": projection.rgb, "reference_images": references}
         found |= {"projection_depth": projection.depth.half(), "dynamic": moving > 0.5}
-        if footage.depth is not None:
-            found["depth"] = fit_maps(footage.depth(rows), h, w).clamp(max=60000).half()
+        if depth is not None:
+            found["depth"] = depth.clamp(max=60000).half()
     return found
 
 
-def _panel(
+def panel(
     clip: Clip, frames: torch.Tensor, projection: Projection, cloud: torch.Tensor, references: torch.Tensor, moving: torch.Tensor
 ) -> np.ndarray:
     """A row to look at: cloud's frame; first target, projection and motion; last target and projection; two references. 160 pixels high."""

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-KINDS = ("realestate10k", "spatialvid", "videos", "rollouts", "worlds")
+KINDS = ("realestate10k", "spatialvid", "videos", "rollouts", "worlds", "walks")
 # What a tier is trained on. The embedded one's windows: 5 known frames, 8 new ones; the release's: 9 and 72.
 TIERS: dict[str, dict[str, Any]] = {
     "mini": {"size": "128x128", "fps": 8.0, "frames": 13, "preceding": 5, "references": 3, "voxel": 0.03, "vae": "spatia-mini"},
@@ -18,7 +18,12 @@ TIERS: dict[str, dict[str, Any]] = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("kind", choices=KINDS, help="what the clips are made of")
-    parser.add_argument("path", nargs="?", type=Path, help="camera files, data set, folder of videos or of rollouts; nothing for worlds")
+    parser.add_argument(
+        "path",
+        nargs="?",
+        type=Path,
+        help="camera files, data set, folder of videos, of rollouts, or of `spatia train mini`; nothing for worlds",
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder of the clips; an interrupted run goes on from what is there")
     parser.add_argument(
         "--tier", choices=sorted(TIERS), default="mini", help="sizes, rates and autoencoder of this tier (default: %(default)s)"
@@ -26,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--frames-from", type=Path, help="realestate10k: folder with <id>/<timestamp>.png, <id>.mp4 or <YouTube id>.mp4")
     parser.add_argument("--captions", type=Path, help="videos: JSON of file name to caption")
     parser.add_argument(
-        "--perceiver", help="compact, none, a preset (today, paper, release) or JSON of its fields (default: compact; worlds: none)"
+        "--perceiver", help="compact, none, a preset (today, paper, release) or JSON of its fields (default: compact; worlds, walks: none)"
     )
     parser.add_argument("--vae", help='model whose autoencoder encodes; "none": pictures only (default: the tier\'s)')
     parser.add_argument("--text", default="", help="folder that `spatia convert` wrote: captions are stored as its text encoder's rows")
@@ -104,7 +109,7 @@ def _settings(args: argparse.Namespace) -> tuple[Any, Any]:
         seed=args.seed,
         **chosen,
     )
-    perceiver = args.perceiver or ("none" if args.kind == "worlds" else "compact")
+    perceiver = args.perceiver or ("none" if args.kind in ("worlds", "walks") else "compact")
     return settings, ToolNames(perceiver, vae, args.text, args.device)
 
 
@@ -121,6 +126,10 @@ def _source(args: argparse.Namespace, settings: Any) -> Any:
         from spatia_model.data.prepare.recorded import Rollouts
 
         return Rollouts(args.path)
+    if args.kind == "walks":
+        from spatia_model.data.prepare.walks import Walks
+
+        return Walks(args.path)
     from spatia_model.data.prepare import datasets
 
     if args.kind == "realestate10k":

@@ -19,7 +19,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from PIL import Image
@@ -33,12 +33,21 @@ from spatia_model.data.schema import DamagedShard, write_rows, write_shard
 PANELS = 24  # in the summary's picture
 
 
+@runtime_checkable
 class Source(Protocol):
     """Where videos come from. Picklable."""
 
     def names(self) -> list[str]: ...
 
     def open(self, name: str) -> Footage: ...
+
+
+class Builds(Protocol):
+    """Where clips come from that need no building from footage. Picklable."""
+
+    def names(self) -> list[str]: ...
+
+    def build(self, name: str, settings: building.Settings, tools: Tools) -> building.Built: ...
 
 
 @dataclass(frozen=True)
@@ -52,7 +61,13 @@ class ToolNames:
 
 
 def prepare(
-    source: Source, out: Path, settings: building.Settings, names: ToolNames, processes: int = 1, shard_mb: float = 256, limit: int = 0
+    source: Source | Builds,
+    out: Path,
+    settings: building.Settings,
+    names: ToolNames,
+    processes: int = 1,
+    shard_mb: float = 256,
+    limit: int = 0,
 ) -> dict[str, Any]:
     """Make the data set `out` and return its summary (also in out/summary.json, with a picture beside it).
 
@@ -137,7 +152,7 @@ def _claim(out: Path, settings: building.Settings, names: ToolNames) -> None:
 
 
 def _results(
-    source: Source, out: Path, settings: building.Settings, names: ToolNames, todo: list[str], processes: int
+    source: Source | Builds, out: Path, settings: building.Settings, names: ToolNames, todo: list[str], processes: int
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     if processes <= 1:
         tools = load_tools(names.perceiver, names.vae, names.text, names.device)
@@ -156,10 +171,10 @@ def _results(
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-_worker: tuple[Source, Path, building.Settings, Tools] | None = None
+_worker: tuple[Source | Builds, Path, building.Settings, Tools] | None = None
 
 
-def _initialise(source: Source, out: Path, settings: building.Settings, names: ToolNames) -> None:
+def _initialise(source: Source | Builds, out: Path, settings: building.Settings, names: ToolNames) -> None:
     import torch
 
     global _worker
@@ -173,10 +188,10 @@ def _job(name: str) -> dict[str, Any]:
     return one_video(source, name, out, settings, tools)
 
 
-def one_video(source: Source, name: str, out: Path, settings: building.Settings, tools: Tools) -> dict[str, Any]:
+def one_video(source: Source | Builds, name: str, out: Path, settings: building.Settings, tools: Tools) -> dict[str, Any]:
     """Make one video's part. Whatever is wrong with the video is told, not raised; a full disk is told apart."""
     try:
-        built = building.build(source.open(name), settings, tools)
+        built = building.build(source.open(name), settings, tools) if isinstance(source, Source) else source.build(name, settings, tools)
     except (BadFootage, ValueError, RuntimeError) as error:
         if isinstance(error, ValueError) and not isinstance(error, BadFootage) and "--perceiver" in str(error):
             raise  # nothing to do with this video
