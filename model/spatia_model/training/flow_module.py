@@ -39,6 +39,8 @@ def collate(clips: Sequence[Clip], context_rows: int = 0) -> Batch:
     for name in ("moving", "uncovered"):
         given = [getattr(clip, name) for clip in clips]
         batch[name] = torch.stack([torch.zeros(shape[1:], dtype=torch.uint8) if g is None else g for g in given])
+    given = [clip.counted for clip in clips]
+    batch["counted"] = torch.stack([torch.full(shape[1:], 255, dtype=torch.uint8) if g is None else g for g in given])
     batch["known"] = torch.tensor([1 + (clip.preceding - 1) // 4 for clip in clips])  # latent frames of history
     batch["captions"] = [clip.caption for clip in clips]
     batch["prompts"] = [clip.prompt for clip in clips]
@@ -116,7 +118,7 @@ class FlowModule(nn.Module):
     """Transformer and, in the embedded tier, its text encoder; forward is the loss.
 
     The paper's loss |v - u|^2 for velocity models; for clean-sample models the squared error over (noise level^2 + sample_floor), which is
-    the same up to the floor. Only frames to be generated count.
+    the same up to the floor. Only frames to be generated count, and of them what the clip says.
     """
 
     def __init__(self, transformer: nn.Module, text: nn.Module | None, recipe: Recipe):
@@ -132,12 +134,13 @@ class FlowModule(nn.Module):
         target = self._targets(batch)  # (B, F) bool
         moving, uncovered = (batch[name].float() / 255 for name in ("moving", "uncovered"))
         weight = 1 + self.recipe.moving_weight * moving + self.recipe.uncovered_weight * uncovered
-        weight = weight * target[:, :, None, None]
+        counted = target[:, :, None, None] * (batch["counted"].float() / 255)
+        weight = weight * counted
         pixels = error.shape[2] * error.shape[3]
         each = (error * weight).sum((1, 2, 3)) / (target.sum(1).clamp(min=1) * pixels)
         if self.transformer.config.prediction == "sample":  # type: ignore[union-attr]
             each = each / (sigma.square() + self.recipe.sample_floor)
-        return each.mean(), self._parts(error.detach(), each.detach(), sigma, target, batch["uncovered"])
+        return each.mean(), self._parts(error.detach(), each.detach(), sigma, counted > 0.5, batch["uncovered"])
 
     def errors(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Squared errors (B, F, h, w), mean over channels, and noise levels sigma (B,)."""
@@ -167,14 +170,13 @@ class FlowModule(nn.Module):
 
     @staticmethod
     def _parts(
-        error: torch.Tensor, each: torch.Tensor, sigma: torch.Tensor, target: torch.Tensor, uncovered: torch.Tensor
+        error: torch.Tensor, each: torch.Tensor, sigma: torch.Tensor, counted: torch.Tensor, uncovered: torch.Tensor
     ) -> dict[str, torch.Tensor]:
         """Loss per fifth of the noise level, squared error where the projection covers (nearly) all and where it does not."""
         parts = {}
         for i in range(T_BINS):
             inside = (sigma >= i / T_BINS) & ((sigma < (i + 1) / T_BINS) | (i == T_BINS - 1))
             parts[f"loss_t{i}"] = each[inside].mean()  # NaN where there is none
-        counted = target[:, :, None, None].expand_as(error)
         parts["mse_covered"] = error[counted & (uncovered < 64)].mean()
         parts["mse_uncovered"] = error[counted & (uncovered >= 64)].mean()
         return parts

@@ -20,6 +20,7 @@ STAGES = ("control", "lora", "vae", "perception")
 TRAINABLE = ("control", "lora", "all")
 SCHEDULES = ("constant", "cosine")
 PRECISIONS = ("no", "bf16", "fp16")
+ROLLOUT_FRAMES = ("own", "true")
 T_BINS = 5
 
 
@@ -80,6 +81,9 @@ class Recipe:
     rollout_every: int = _is(500, "steps between rollouts")
     rollout_walks: int = _is(8, "walks rolled out each time")
     rollout_clips: int = _is(4, "clips per walk; each clip's history and memory are the model's own")
+    rollout_frames: str = _is(
+        "own", "own: the model's frames become history and memory; true: the walk's do, the same clips without self-forcing (to compare)"
+    )
     rollout_keep: int = _is(2, "how many rollouts' clips are kept in use")
     # pixels
     crop: int = _is(64, "vae: side of the training crops, pixels")
@@ -117,7 +121,8 @@ class Recipe:
         for name in ("lr", "clip_norm", "t_std", "shift", "sample_floor"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ValueError(f"{name} = {getattr(self, name)}: expected a positive number")
-        for name, known in (("stage", STAGES), ("trainable", TRAINABLE), ("schedule", SCHEDULES), ("precision", PRECISIONS)):
+        kinds = {"stage": STAGES, "trainable": TRAINABLE, "schedule": SCHEDULES, "precision": PRECISIONS, "rollout_frames": ROLLOUT_FRAMES}
+        for name, known in kinds.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"{name} = {getattr(self, name)!r}: expected one of {', '.join(known)}")
         if not self.clips:

@@ -5,6 +5,9 @@ maps as it does in use, one clip after another. What the generator was shown bef
 its own map, its own keyframes as references) is kept together with the true frames as target. Clips of that kind take part in training
 beside the ordinary ones: the model learns to come back to the truth from where it really goes. The first clip of a walk is what ordinary
 clips show too, and is left out.
+
+What the model invented differs from the truth and is none the worse for it: where its own map shows something else than the truth, the
+loss does not count, or the model would learn to disbelieve its memory.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from spatia_model.geometry.camera import normalised_intrinsics
 from spatia_model.types import Camera, Conditioning
 
 CONTROL = "pooled"
+INVENTED = 0.1  # of the full scale: a cell whose mean colour in the map is farther from the truth's shows another surface
 
 
 class Generates(Protocol):
@@ -51,6 +55,16 @@ class Recorder:
     def generate(self, conditionings: Sequence[Conditioning], rngs: Sequence[torch.Generator], progress: Any = None) -> list[torch.Tensor]:
         self.shown += conditionings
         return self.generator.generate(conditionings, rngs, progress)
+
+
+class Teacher(Recorder):
+    """In place of what the generator would make: the true frames of the clip, which the caller puts into `next`."""
+
+    next: torch.Tensor
+
+    def generate(self, conditionings: Sequence[Conditioning], rngs: Sequence[torch.Generator], progress: Any = None) -> list[torch.Tensor]:
+        self.shown += conditionings
+        return [self.next.clone() for _ in conditionings]
 
 
 @dataclass(frozen=True)
@@ -85,12 +99,13 @@ class Window:
     T_world_reference: torch.Tensor  # (R, 4, 4)
 
 
-def roll_out(world: Any, walk: TrueWalk, start: int, clips: int, seed: int) -> Iterator[Window]:
+def roll_out(world: Any, walk: TrueWalk, start: int, clips: int, seed: int, frames_from: str = "own") -> Iterator[Window]:
     """Walk `clips` clips of the walk from its clip `start` on, in the model's own world, begun from the true frame there.
 
-    `world` is a `WorldModel`; its generator is wrapped, nothing of it changes.
+    `world` is a `WorldModel`; its generator is wrapped, nothing of it changes. `frames_from` "true": history and memory are of the walk's
+    true frames, perceived and mapped in the same way; the same windows without self-forcing.
     """
-    recorder = Recorder(world.generator)
+    recorder = Teacher(world.generator) if frames_from == "true" else Recorder(world.generator)
     watched = type(world)(recorder, world.perceiver, world.config, world.mapping)
     step = world.config.frames_per_clip
     first = start * step
@@ -98,6 +113,8 @@ def roll_out(world: Any, walk: TrueWalk, start: int, clips: int, seed: int) -> I
     for number in range(start, min(start + clips, len(walk.captions))):
         frames = slice(1 + number * step, 1 + (number + 1) * step)
         before = state
+        if isinstance(recorder, Teacher):
+            recorder.next = walk.rgb[frames]
         state, clip = watched.advance(state, walk.T_world_camera[frames], walk.captions[number])
         if number > start:  # until then nothing is the model's own
             poses = [before.keyframes.get([i])[0].T_world_camera for i in clip.references]
@@ -111,6 +128,24 @@ def roll_out(world: Any, walk: TrueWalk, start: int, clips: int, seed: int) -> I
 
 
 @torch.inference_mode()
+def believable(window: Window, spatial: int, temporal: int) -> torch.Tensor:
+    """(F, h, w) uint8: share in 255ths of a latent cell's frames in which the own map does not contradict the truth.
+
+    Contradiction: the mean colours of the covered pixels of a cell differ. Where the map covers nothing there is none. Frames of history
+    are never a goal: they are the model's own.
+    """
+    shown, known = window.conditioning.projection, len(window.conditioning.history)
+    truth = torch.cat([window.conditioning.history, window.target])
+    mask = shown.mask.float()[..., None].cpu()
+    difference = ((shown.rgb.float() - truth.float()).cpu() * mask).permute(0, 3, 1, 2) / 255
+    pooled = torch.nn.functional.avg_pool2d(torch.cat([difference, mask.permute(0, 3, 1, 2)], 1), spatial)
+    off = (pooled[:, :3] / pooled[:, 3:].clamp(min=1e-6)).abs().amax(1)  # (T, h, w); 0 where nothing is covered
+    fine = (off <= INVENTED).float()
+    fine[:known] = 0
+    fine = torch.cat([fine[:1].expand(temporal - 1, -1, -1), fine])  # the first frame is a latent frame of its own
+    return (fine.unflatten(0, (-1, temporal)).mean(1) * 255).round().to(torch.uint8)
+
+
 def to_clip(window: Window, vae: Any, camera: Camera, config: MiniConfig, video: str, prompt: str, caption: str) -> Clip:
     """A window in the form of every other clip: its latents are the model's history followed by the truth."""
     shown = window.conditioning
@@ -161,6 +196,7 @@ def to_clip(window: Window, vae: Any, camera: Camera, config: MiniConfig, video:
         references=half(references),
         moving=shares(moving),
         uncovered=shares(~shown.projection.mask),
+        counted=believable(window, s, t),
     )
 
 
@@ -228,7 +264,7 @@ class Rollouts:
                 walk = read_walk(self.files[int(rng.integers(len(self.files)))])
                 length = min(self.recipe.rollout_clips, len(walk.captions))
                 start = int(rng.integers(len(walk.captions) - length + 1))
-                for window in roll_out(world, walk, start, length, int(rng.integers(2**31))):
+                for window in roll_out(world, walk, start, length, int(rng.integers(2**31)), self.recipe.rollout_frames):
                     video = f"{walk.name}-s{step}-{i}"
                     clips.append(to_clip(window, self.parts.vae, world.camera, config, video, walk.prompt, walk.captions[window.number]))
         finally:
@@ -244,7 +280,8 @@ class Rollouts:
         write_shard(temporary / "clips.parquet", clips, metadata)
         shutil.rmtree(place, ignore_errors=True)
         os.replace(temporary, place)
-        print(f"rollouts: {len(clips)} clips of the model's own at step {step}", file=sys.stderr, flush=True)
+        whose = "of the model's own" if self.recipe.rollout_frames == "own" else "along true frames"
+        print(f"rollouts: {len(clips)} clips {whose} at step {step}", file=sys.stderr, flush=True)
 
 
 class Union(ClipDataset):

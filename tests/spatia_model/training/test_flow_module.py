@@ -82,6 +82,31 @@ def test_the_loss_is_the_paper_s(prediction):
     assert spy.given["lora"] == 0.0 and words.texts == drawn["texts"]
 
 
+def test_what_does_not_count_teaches_nothing():
+    """Cells that a clip leaves out have no gradient; without any left out the loss is the same to the bit."""
+    settings = recipe()
+    drawn = draw(batch(2), settings, (1, 2))
+    plain, _ = FlowModule(Spy("velocity"), Words(), settings)(drawn)
+    assert (drawn["counted"] == 255).all()
+    left_out = drawn["counted"].clone()
+    left_out[0, 2:, :, :2] = 0
+    latents = drawn["latents"].float().requires_grad_()
+    loss, figures = FlowModule(Spy("velocity"), Words(), settings)({**drawn, "latents": latents, "counted": left_out})
+    loss.backward()
+    assert not latents.grad[0, :, 2:, :, :2].any() and latents.grad[0, :, 2:, :, 2:].all() and latents.grad[1, :, 2:].any()
+    full, _ = FlowModule(Spy("velocity"), Words(), settings)({**drawn, "counted": torch.full_like(left_out, 255)})
+    assert torch.equal(full, plain) and bool(loss < plain)
+    changed = {**drawn, "latents": drawn["latents"].clone(), "counted": left_out}
+    changed["latents"][0, :, 2:, :, :2] += 3
+    again, others = FlowModule(Spy("velocity"), Words(), settings)(changed)
+    assert torch.allclose(again, loss) and float(others["mse_covered"]) == pytest.approx(float(figures["mse_covered"]))
+
+
+def test_a_clip_says_what_counts():
+    some = torch.zeros(4, 4, 4, dtype=torch.uint8)
+    assert collate([fake_clips.clip(0), fake_clips.clip(1, counted=some)])["counted"].float().mean((1, 2, 3)).tolist() == [255, 0]
+
+
 def test_it_runs_under_autocast():
     """Clips are float16, which bfloat16's autocast on a CPU does not join."""
     spy = Spy("velocity")

@@ -11,7 +11,8 @@ import torch
 from safetensors.torch import load_file
 
 from spatia_model.data.clips import ClipDataset
-from spatia_model.training.self_forcing import read_walk, roll_out, to_clip
+from spatia_model.training.self_forcing import believable, read_walk, roll_out, to_clip
+from spatia_model.types import Projection
 from tests.spatia_model.data import fake_clips, fake_walks
 from tests.spatia_model.tiny import CONFIG, tiny_model
 from tests.spatia_model.training.test_accelerated import equal, last
@@ -43,6 +44,21 @@ def test_a_rollout_shows_the_model_its_own_frames_and_wants_the_truth(walks):
         state, _ = world.advance(state, walk.T_world_camera[frames], walk.captions[number])
 
 
+def test_with_true_frames_the_windows_are_the_same_but_for_whose_frames_they_are(walks):
+    world, walk = tiny_model(), read_walk(sorted(walks.iterdir())[0])
+    own, true = (list(roll_out(world, walk, 0, 3, seed=5, frames_from=whose)) for whose in ("own", "true"))
+    for a, b in zip(own, true, strict=True):
+        first = 1 + 8 * b.number
+        assert torch.equal(b.conditioning.history, walk.rgb[first - 5 : first]) and not torch.equal(
+            a.conditioning.history, b.conditioning.history
+        )
+        assert not torch.equal(a.conditioning.projection.rgb, b.conditioning.projection.rgb)  # the map is of what was seen
+        assert a.number == b.number and a.conditioning.text == b.conditioning.text
+        for name in ("target", "target_dynamic"):
+            assert torch.equal(getattr(a, name), getattr(b, name))
+        assert torch.equal(a.conditioning.T_world_camera, b.conditioning.T_world_camera)
+
+
 def test_its_windows_become_clips_like_all_others(walks):
     world, walk = tiny_model(), read_walk(sorted(walks.iterdir())[0])
     vae = world.generator.vae
@@ -56,6 +72,24 @@ def test_its_windows_become_clips_like_all_others(walks):
     assert clip.preceding == 5 and clip.caption == "a caption" and len(clip.frame_numbers) == 13
     assert clip.holes.shape[0] == 8 and clip.references.shape[0] == len(clip.reference_frames) == len(window.conditioning.references)
     assert clip.provenance == {"source": "self-forced"}
+    assert torch.equal(clip.counted, believable(window, 8, 4))
+
+
+def test_the_loss_counts_only_where_the_own_map_does_not_contradict_the_truth(walks):
+    """A map that shows the truth, but for a block of invention and a hole."""
+    walk = read_walk(sorted(walks.iterdir())[0])
+    window = list(roll_out(tiny_model(), walk, 0, 2, seed=5))[0]
+    truth = torch.cat([window.conditioning.history, window.target])
+    shown, mask = truth.clone(), torch.ones(13, 32, 32, dtype=torch.bool)
+    shown[7:9, 8:16, 16:24] = 255 - truth[7:9, 8:16, 16:24].float().mean((1, 2), keepdim=True).byte()
+    shown[:, 24:, 24:], mask[:, 24:, 24:] = 0, False
+    shown[6:, :8, :8] = truth[6:, :8, :8].roll(1, 2)  # moved by a pixel: the same surface
+    projection = Projection(shown, mask.float(), mask, mask.int() - 1)
+    found = believable(replace(window, conditioning=replace(window.conditioning, projection=projection)), 8, 4)
+    expected = torch.full((4, 4, 4), 255)
+    expected[:2] = 0  # the model's own history
+    expected[2, 1, 2] = round(255 * 2 / 4)  # of frames 5 to 8, two contradict
+    assert found.tolist() == expected.tolist()
 
 
 def test_a_run_mixes_its_own_clips_in_and_resumes_to_the_bit(walks, tmp_path, monkeypatch):
