@@ -29,6 +29,7 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 ENVS = {"generated": "SpatiaNav-v0", "true": "SpatiaTruth-v0"}
+SMOOTHED = 256  # steps
 AIMS = {"explore_times_random": 2.0, "reach_view_success": 0.6, "kept_in_truth": 0.75}
 
 
@@ -45,7 +46,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/teaches"))
     parser.add_argument("--tasks", nargs="+", default=["explore", "reach-view"], choices=("explore", "reach-view"))
-    parser.add_argument("--worlds", nargs="+", default=list(ENVS), choices=tuple(ENVS), help="which worlds to train and evaluate in")
+    parser.add_argument("--worlds", nargs="+", default=list(ENVS), choices=tuple(ENVS), help="which worlds to evaluate in")
+    parser.add_argument("--trained-in", nargs="+", choices=tuple(ENVS), help="which worlds to train in (default: those of --worlds)")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each kind (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=5120, help="of each training (default: %(default)s)")
     parser.add_argument("--minutes", type=float, default=60.0, help="the longest each training may take (default: %(default)s)")
@@ -55,7 +57,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--model", default="spatia-mini", help="name of a model or a folder of weights")
     parser.add_argument("--image-size", type=int, default=128, help="of the true world's frames; the model's own, for a fair comparison")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    args.trained_in = args.trained_in or args.worlds
+    return args
 
 
 class Study:
@@ -70,19 +74,19 @@ class Study:
         args, results, curves = self.args, [], {}
         for task in args.tasks:
             for seed in range(args.seeds):
-                for world in args.worlds:
+                for world in args.trained_in:
                     folder = args.out / f"{task}_{world}_{seed}"
                     log = self.ppo.train(ENVS[world], task, folder, seed, args.steps, args.minutes, args.num_envs, **self.arguments[world])
                     curves[folder.name] = log["curve"]
         for task in args.tasks:
             for world in args.worlds:
-                for name in ("random", "explorer"):
-                    results.append(self.evaluation(task, name, world, None))
                 for seed in range(args.seeds):
-                    for trained in args.worlds:
+                    for trained in args.trained_in:
                         results.append(
                             self.evaluation(task, f"ppo trained in the {trained} world", world, args.out / f"{task}_{trained}_{seed}")
                         )
+            for name in ("random", "explorer"):
+                results += [self.evaluation(task, name, world, None) for world in args.worlds]
         summary = summarise(results, args.tasks, args.worlds)
         report = {
             "config": {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items() if key != "json"},
@@ -129,7 +133,7 @@ class Study:
         """What the first seed's policies see in the first world of the evaluations: one row per world, a goal first where there is one."""
         args = self.args
         for task in args.tasks:
-            for trained in args.worlds:
+            for trained in args.trained_in:
                 rows = []
                 for world in args.worlds:
                     env = gym.make(
@@ -143,7 +147,7 @@ class Study:
                     beginnings = self.ppo.Beginnings(ENVS[world], args.image_size)
                     observation, info = env.reset(seed=args.first_world, options=beginnings.options(args.first_world))
                     agent.reset(observation, info)
-                    shown, ended = [info["goal_image"]] if "goal_image" in info else [], False
+                    shown, ended = [framed(info["goal_image"])] if "goal_image" in info else [], False
                     shown.append(observation)
                     while not ended:
                         observation, _, terminated, truncated, info = env.step(agent.act(observation, info))
@@ -152,6 +156,14 @@ class Study:
                     env.close()
                     rows.append(shown)
                 save_rows(args.out / f"walk_{task}_{trained}.png", rows)
+
+
+def framed(picture: np.ndarray, width: int = 5) -> np.ndarray:
+    """A picture in a yellow frame: the goal."""
+    inner = np.array(picture)
+    for side in (inner, inner.transpose(1, 0, 2)):
+        side[:width] = side[-width:] = (255, 205, 0)
+    return inner
 
 
 def save_rows(file: Path, rows: list[list[np.ndarray]], most: int = 14) -> None:
@@ -176,11 +188,9 @@ def summarise(results: list[dict[str, Any]], tasks: list[str], worlds: list[str]
         for world in worlds:
             for agent in ("random", "explorer", *(f"ppo trained in the {trained} world" for trained in worlds)):
                 for key in ("return", "success"):
-                    found = values(task, agent, world, key)
-                    summary[f"{task} | {agent} | in the {world} world | {key}"] = {
-                        "mean": round(float(np.mean(found)), 4) if found else None,
-                        "seeds": found,
-                    }
+                    if found := values(task, agent, world, key):
+                        mean_found = round(float(np.mean(found)), 4)
+                        summary[f"{task} | {agent} | in the {world} world | {key}"] = {"mean": mean_found, "seeds": found}
 
     def mean(task: str, agent: str, world: str, key: str) -> float | None:
         found = values(task, agent, world, key)
@@ -197,8 +207,19 @@ def summarise(results: list[dict[str, Any]], tasks: list[str], worlds: list[str]
     return summary
 
 
+def smoothed(curve: list[dict[str, Any]], key: str, window: int = SMOOTHED) -> list[tuple[int, float]]:
+    """(steps, mean over the episodes that ended in the last `window` steps), where there were any."""
+    found = []
+    for point in curve:
+        recent = [p for p in curve if point["steps"] - window < p["steps"] <= point["steps"] and p["episodes"]]
+        if recent:
+            weights = [p["episodes"] for p in recent]
+            found.append((point["steps"], float(np.average([p[key] for p in recent], weights=weights))))
+    return found
+
+
 def draw_curves(file: Path, curves: dict[str, list[dict[str, Any]]], results: list[dict[str, Any]]) -> None:
-    """Learning curves by steps: every seed a thin line, random and explorer dashed."""
+    """Learning curves by steps (means over the last `SMOOTHED`): a line per seed; random and explorer, as evaluated, in grey."""
     try:
         import matplotlib
     except ImportError:
@@ -214,12 +235,14 @@ def draw_curves(file: Path, curves: dict[str, list[dict[str, Any]]], results: li
         key = "success" if task == "reach-view" else "return"
         for name, curve in curves.items():
             if name.rpartition("_")[0] == kind:
-                points = [(point["steps"], point[key]) for point in curve if point[key] is not None]
+                points = smoothed(curve, key)
                 axis.plot(*zip(*points, strict=True), label=f"seed {name.rpartition('_')[2]}") if points else None
         for agent, style in (("random", ":"), ("explorer", "--")):
             for one in results:
                 if (one["task"], one["agent"], one["world"]) == (task, agent, world):
                     axis.axhline(one[key], linestyle=style, color="gray", label=agent)
+        if key == "success":
+            axis.set_ylim(-0.02, 1.02)
         axis.set_title(f"{task}, trained in the {world} world", fontsize=9)
         axis.set_xlabel("steps")
         axis.set_ylabel(key if key == "success" else "return: new surface, m²")

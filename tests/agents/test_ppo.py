@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from tests.agents.loading import load, small_truth
 
@@ -28,7 +29,7 @@ def trained(ppo, tmp_path_factory):
 
 def test_training_writes_a_policy_and_its_curve(ppo, trained):
     out, log = trained
-    assert log["steps"] == 64 and [point["steps"] for point in log["curve"]] == [64]
+    assert log["steps"] == 64 and [point["steps"] for point in log["curve"]] == [16, 32, 48, 64]
     assert json.loads((out / "curve.json").read_text()) == log
     tensors, known = ppo.read_policy(out / "policy.safetensors")
     assert known == {"env": "SpatiaTruth-v0", "task": "reach-view", "seed": 1, "steps": 64}
@@ -45,7 +46,7 @@ def test_training_goes_on_from_where_it_stopped(ppo, trained, tmp_path):
     assert done["steps"] == 64  # nothing left to do
     before = ppo.read_policy(tmp_path / "policy.safetensors")[0]
     more = ppo.train("SpatiaTruth-v0", "reach-view", tmp_path, seed=1, steps=128, num_envs=2, **SMALL)
-    assert [point["steps"] for point in more["curve"]] == [64, 128]
+    assert [point["steps"] for point in more["curve"]] == list(range(16, 129, 16))
     after = ppo.read_policy(tmp_path / "policy.safetensors")[0]
     change = max(float((after[name] - before[name]).abs().max()) for name in before)
     assert 0 < change < 0.5  # a step from the weights that were kept, not new ones
@@ -53,7 +54,7 @@ def test_training_goes_on_from_where_it_stopped(ppo, trained, tmp_path):
         ppo.train("SpatiaTruth-v0", "reach-view", tmp_path, seed=2, steps=128, num_envs=2, **SMALL)
 
 
-def test_the_policy_is_an_agent(ppo, trained):
+def test_the_policy_is_an_agent(ppo, trained, tmp_path):
     policy = str(trained[0] / "policy.safetensors")
     env = small_truth(discrete=True, task={"name": "reach-view", "observe": "info"})
     walks = []
@@ -72,6 +73,11 @@ def test_the_policy_is_an_agent(ppo, trained):
         ppo.PpoPolicy(small_truth(), 0, policy)
     with pytest.raises(ValueError, match="no policy of this agent"):
         ppo.PpoPolicy(env, 0, "nowhere.safetensors")
+    tensors, known = ppo.read_policy(policy)
+    tensors["action.weight"] = tensors["action.weight"][:, :5].contiguous()
+    save_file(tensors, tmp_path / "old.safetensors", metadata={"spatia_ppo": json.dumps(known)})
+    with pytest.raises(ValueError, match="another version of this agent"):
+        ppo.PpoPolicy(env, 0, str(tmp_path / "old.safetensors"))
 
 
 def test_evaluation_is_the_same_twice_and_however_many_worlds_run(ppo):
@@ -99,16 +105,20 @@ def test_senses_tell_where_the_goal_is(ppo):
     frame = np.zeros((1, 64, 64, 3), np.uint8)
     frame[0, :, 32:] = 200
     seen = ppo.senses({"frames": frame, "poses": pose[None], "goal_pose": goal, "coverage": 0.25}, 2)
-    assert np.allclose(seen["numbers"][:3], [-1, 0, 2]), "one metre to the left, two ahead"
-    assert np.allclose(seen["numbers"][3:6], [-1, 0, 0]) and seen["numbers"][6] == 0.25
-    assert seen["numbers"][8:].tolist() == [0, 0, 1, 0, 0, 0]
+    numbers = seen["numbers"]
+    assert numbers[0] / numbers[1] == pytest.approx(-0.5), "one metre to the left, two ahead"
+    assert np.allclose(numbers[2:4], [5**0.5, 0]), "that far, and not near"
+    assert np.allclose(numbers[4:6], [-2, 0]), "its view points to the left"
+    assert numbers[6] == 0.25 and numbers[8:].tolist() == [0, 0, 0, 1, 0, 0, 0]
+    there = ppo.senses({"frames": frame, "poses": goal[None], "goal_pose": goal, "coverage": 0.0, "collided": True}, None)["numbers"]
+    assert there[:6].tolist() == [0, 0, 0, 1, 0, 1] and there[8] == 1, "on the goal: no direction, and bumped"
     assert seen["image"].shape == (3, 32, 32) and seen["image"][0, 0, 0] == 0 and seen["image"][0, 0, -1] == 200
-    assert ppo.senses({"frames": frame, "poses": pose[None], "coverage": 0.0}, None)["numbers"][[0, 8]].tolist() == [0, 0]
+    assert ppo.senses({"frames": frame, "poses": pose[None], "coverage": 0.0}, None)["numbers"].tolist() == [0.0] * 15
 
 
 @pytest.mark.slow
 def test_the_recipe_learns_to_reach_a_goal(ppo, tmp_path, monkeypatch):
-    """Where pictures cost nothing: the goal's place alone is enough, and a third of the steps must already show it."""
+    """Where pictures cost nothing: the goal's place alone is enough, and few steps must already show it."""
     from dataclasses import replace
 
     from spatia_model.types import Clip, Perception
@@ -131,6 +141,6 @@ def test_the_recipe_learns_to_reach_a_goal(ppo, tmp_path, monkeypatch):
 
     monkeypatch.setattr(ppo, "Beginnings", Black)
     monkeypatch.setattr(ppo, "write_json", lambda file, content: None)  # a fake world is no JSON
-    log = ppo.train("SpatiaNav-v0", "reach-view", tmp_path, seed=0, steps=2304, num_envs=8, model=Blind(), obstacles=None)
-    returns = [point["return"] for point in log["curve"]]
-    assert np.mean(returns[-2:]) > returns[0] + 1.0, returns
+    log = ppo.train("SpatiaNav-v0", "reach-view", tmp_path, seed=0, steps=1536, num_envs=8, model=Blind(), obstacles=None)
+    success = [point["success"] for point in log["curve"] if point["success"] is not None]
+    assert np.mean(success[-6:]) > 0.5, success  # random motions: 0.03

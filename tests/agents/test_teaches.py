@@ -36,6 +36,18 @@ def test_the_summary_compares_what_the_aims_are_about():
     assert "NaN" not in json.dumps(empty)
 
 
+def test_curves_are_means_over_the_episodes_of_the_last_steps():
+    teaches = load("teaches", "benchmarks")
+    curve = [
+        {"steps": 100, "episodes": 0, "success": None},
+        {"steps": 200, "episodes": 1, "success": 1.0},
+        {"steps": 300, "episodes": 3, "success": 0.0},
+        {"steps": 500, "episodes": 2, "success": 0.5},
+        {"steps": 800, "episodes": 0, "success": None},
+    ]
+    assert teaches.smoothed(curve, "success", 250) == [(200, 1.0), (300, 0.25), (500, 0.2)]
+
+
 @pytest.mark.slow
 def test_a_small_study_is_whole_and_resumes(tmp_path: Path, capsys):
     teaches = load("teaches", "benchmarks")
