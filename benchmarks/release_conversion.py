@@ -10,10 +10,10 @@ to no disk. Their tensors are zeros except at their ends and where the converter
     strict       a missing, an extra, a misshapen tensor and a missing shard are refused by name
     interrupted  `spatia convert`, killed (SIGKILL) when half of the bytes are there
     converted    the same command again, to its end
-    checked      `spatia convert --check`: every byte read, SHA-256 compared
     compared     every tensor of the folder against what was put into the sources
     opened       a new process opens the folder with nothing of it in the page cache, computes, and computes again
     again        another process opens it, the files being in the page cache as far as they fit
+    checked      `spatia convert --check`: every byte read, SHA-256 compared
 
 `spatia convert` runs under a limit of 6 GiB of private memory (RLIMIT_DATA). What each step found is kept in FOLDER/measured.json:
 stopped and started again, what is there is not measured anew. At the end the model is deleted (`--keep` leaves it).
@@ -362,10 +362,10 @@ def measure(folder: Path, full: bool, kill_at: float = 0.5) -> dict[str, Any]:
     step("strict", lambda: strict(folder, made))
     step("interrupted", lambda: run(convert, lambda: size_of(model) > kill_at * planned.size, 0.25 if full else 0.02))
     step("converted", lambda: run(convert))
-    step("checked", lambda: run([*words, "--check", str(model)]))
     step("compared", lambda: compare(planned, model))
     step("opened", lambda: opened(True))
     step("again", lambda: opened(False))
+    step("checked", lambda: run([*words, "--check", str(model)]))
     return found
 
 

@@ -60,9 +60,9 @@ TIERS: dict[str, Tier] = {
         (("wan22-ti2v-5b", "wan22-ti2v-5b-original"), ("spatia",)),
         (
             (36 * GIB, RUNS, "all on the GPU"),
-            (22 * GIB, SLOWLY, "text encoder and autoencoder wait on the CPU (offload='model')"),
+            (22 * GIB, SLOWLY, "one network at a time on the GPU (offload='model')"),
             (15 * GIB, SLOWLY, "the same, and the denoiser in 8 bits (quantise='float8')"),
-            (8 * GIB, SLOWLY, "the denoiser's blocks visit one by one (offload='group')"),
+            (11 * GIB, SLOWLY, "block by block on the GPU (offload='group')"),
         ),
     ),
     "perception release": Tier("MapAnything, a person's own masks", ("mapanything",), (("mapanything",),), _PERCEPTION_GPU),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import html
 import importlib.util
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -117,12 +117,13 @@ class Plain:
         mean, std = (torch.tensor(getattr(config, f"latents_{n}")).view(1, -1, 1, 1, 1) for n in ("mean", "std"))
         return (self.vae.encode(frames.permute(3, 0, 1, 2)[None]).latent_dist.mode() - mean) / std
 
-    def decode(self, latents):
-        """(1, C, F, h, w) -> (T, H, W, 3) uint8, fractions cut off."""
+    def decode(self, latents, cut=True):
+        """(1, C, F, h, w) -> (T, H, W, 3) uint8, fractions cut off or rounded."""
         config = self.vae.config
         mean, std = (torch.tensor(getattr(config, f"latents_{n}")).view(1, -1, 1, 1, 1) for n in ("mean", "std"))
         video = self.vae.decode(latents * std + mean).sample[0].permute(1, 2, 3, 0)
-        return ((video + 1) * 127.5).clip(0, 255).to(torch.uint8)
+        colors = ((video + 1) * 127.5).clip(0, 255)
+        return (colors if cut else colors.round()).to(torch.uint8)
 
     def rows(self, text):
         # Wan's tokenizer cleans first; of the released negative prompt this makes the wide commas plain ones, other tokens.
@@ -149,8 +150,9 @@ class Plain:
 
 
 @torch.no_grad()
-def plain_loop(plain, config, image, prompt, paths, texts, rng_state, padded, drawn):
-    """Each clip, and the whole video. `padded`: new frames of each clip with its padding; `drawn`: our drawings of the memory.
+def plain_loop(plain, config, image, prompt, paths, texts, rng_state, padded, drawn, chosen_by_overlap=()):
+    """Each clip, and the whole video. `padded`: new frames of each clip with its padding; `drawn`: our drawings of the memory;
+    `chosen_by_overlap`: references of each clip where matching is by overlap (`retrieve` has its own tests).
 
     A drawing's fractions are cut off, so where a value is nearly whole, rounding decides over a step of colour. So our drawing is held to
     within one step of the plain one, and then taken, lest such steps hide other differences.
@@ -164,6 +166,8 @@ def plain_loop(plain, config, image, prompt, paths, texts, rng_state, padded, dr
         nothing, image[None], start, camera, perceiver.perceive(image[None], start, camera), nothing.project(start, camera), 0, MAPPING
     )
     clips, latents = [], []
+    generator = torch.Generator()
+    generator.set_state(rng_state)
     for round_number, (path, text) in enumerate(zip(paths, texts, strict=True)):
         history = frames[-config.history_frames :]
         begin = len(frames) - len(history)
@@ -184,8 +188,8 @@ def plain_loop(plain, config, image, prompt, paths, texts, rng_state, padded, dr
         assert (off > 2.01).float().mean() < 2e-3, (round_number, float((off > 2.01).float().mean()), float(off.max()))
         rgb, cover = ours.rgb, ours.alpha
         # references: every 4th frame before the history, one for every 12th of the window at the released rates
-        chosen = []
-        if round_number:
+        chosen = list(chosen_by_overlap[round_number]) if config.matching == "iou" else []
+        if round_number and config.matching == "hungarian":
             past = list(range(0, begin, round(config.frame_rate / config.candidate_rate)))
             aims = window[:: round(config.frame_rate / config.target_rate)]
             seen = [plainly_seen(memory.positions, view, camera) for view in (aims, torch.stack([poses[i] for i in past]))]
@@ -196,13 +200,13 @@ def plain_loop(plain, config, image, prompt, paths, texts, rng_state, padded, dr
         references = torch.cat(pictures, 2) if pictures else known[:, :, :0]
         holes = ((255 - cover.float()) / 255)[..., None].expand(-1, -1, -1, 3)
         control = torch.cat([plain.encode(rgb.float() / 127.5 - 1), plain.encode(holes)], 1)
-        generator = torch.Generator()
-        generator.set_state(rng_state)  # the same noise in every round
+        if config.same_noise:
+            generator.set_state(rng_state)
         shape = (1, known.shape[1], (len(window) - 1) // 4 + 1, *known.shape[3:])
         noise = torch.randn(shape, generator=generator)
-        network = plain.adapted if round_number else plain.without
+        network = plain.adapted if (config.lora_later if round_number else config.lora_first) else plain.without
         made = plain.denoise(network, noise, known, references, control, join_sentences(prompt, text), config)
-        new = plain.decode(made)[len(history) :][: len(path)]
+        new = plain.decode(made, config.truncate)[len(history) :][: len(path)]
         clips.append(SimpleNamespace(frames=new, references=chosen))
         latents.append(made if not round_number else made[:, :, known.shape[2] :])
         first = len(frames)
@@ -211,7 +215,7 @@ def plain_loop(plain, config, image, prompt, paths, texts, rng_state, padded, dr
         seen, there = torch.stack([frames[i] for i in rows]), torch.stack([poses[i] for i in rows])
         shown = memory.project(there, camera)
         memory, _ = map_clip(memory, seen, there, camera, perceiver.perceive(seen, there, camera, shown), shown, round_number + 1, MAPPING)
-    return clips, plain.decode(torch.cat(latents, 2))
+    return clips, plain.decode(torch.cat(latents, 2), config.truncate)
 
 
 def plainly_seen(points, path, camera):
@@ -312,19 +316,39 @@ def test_state_is_a_value_and_survives_a_file(world, photo, tmp_path):
     assert blind.coverage == 0 and blind.references == () and not torch.equal(clip.frames, blind.frames)
 
 
-def test_the_papers_preset_differs_where_the_paper_does(world, photo):
-    paper = replace(
-        CONFIG, **{name: getattr(PAPER, name) for name in ("matching", "lora_first", "same_noise", "prompt_suffix", "negative_prompt")}
-    )
-    other = ReleaseWorldModel(world.generator, Slope(), paper)
-    other.generator = type(world.generator)(world.generator.vae, world.generator.transformer, world.generator.text, paper)
-    state = other.begin(photo, seed=SEED)
-    after, clip = other.advance(state, path_to(state.T_world_camera, 0.1, 0.2))
-    assert not torch.equal(after.rng_state, state.rng_state)  # fresh noise for every clip
-    last, second = other.advance(after, path_to(after.T_world_camera, 0.0, 0.1))
-    assert 1 <= len(second.references) <= 3
-    _, released = world.advance(world.begin(photo, seed=SEED), clip.T_world_camera)
-    assert not torch.equal(released.frames, clip.frames)
+def test_the_papers_walk(folder, world, photo, monkeypatch):
+    """LoRA on from the start, fresh noise for every clip, the prompt as given, rounded colours, references by overlap."""
+    from spatia_model import release_world
+    from spatia_model.generator.release_pipeline import ReleaseGenerator
+    from spatia_model.geometry.pictures import fit_image
+
+    changes = {f.name: getattr(PAPER, f.name) for f in fields(PAPER) if getattr(PAPER, f.name) != getattr(RELEASE, f.name)}
+    assert set(changes) == {
+        *("first_frames", "matching", "render_voxel_step", "lora_first", "prompt_suffix", "negative_prompt", "same_noise", "truncate")
+    }
+    paper = replace(CONFIG, **(changes | {"first_frames": CONFIG.first_frames}))
+    drawn = []
+    draw = release_world.composite_points
+    monkeypatch.setattr(release_world, "composite_points", lambda *given: drawn.append(draw(*given)) or drawn[-1])
+    parts = world.generator
+    other = ReleaseWorldModel(ReleaseGenerator(parts.vae, parts.transformer, parts.text, paper), Slope(), paper)
+    image = fit_image(photo, paper.image_shape)
+    state = other.begin(image, "a sunny kitchen", seed=SEED)
+    rng_states, made, paths = [state.rng_state], [], []
+    for count, turn in ((12, 0.4), (8, -0.3)):
+        paths.append(path_to(state.T_world_camera, 0.2, turn, count))
+        state, clip = other.advance(state, paths[-1], "a cow" if made else "")
+        rng_states.append(state.rng_state)
+        made.append(clip)
+    assert not torch.equal(rng_states[0], rng_states[1]) and not torch.equal(rng_states[1], rng_states[2])
+    stride = paper.stride(paper.candidate_rate)
+    chosen = [[i * stride for i in clip.references] for clip in made]
+    assert chosen[0] == [] and 1 <= len(chosen[1]) <= 3 and max(chosen[1]) < 13 - paper.history_frames
+    clips, _ = plain_loop(Plain(folder), paper, image, "a sunny kitchen", paths, ["", "a cow"], rng_states[0], (12, 8), drawn, chosen)
+    for clip, wanted in zip(made, clips, strict=True):
+        assert_alike(clip.frames, wanted.frames)
+    _, released = world.advance(world.begin(image, "a sunny kitchen", seed=SEED), paths[0])
+    assert not torch.equal(released.frames, made[0].frames)
 
 
 def test_presets_are_the_documented_numbers():

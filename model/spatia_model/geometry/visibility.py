@@ -8,6 +8,8 @@ from spatia_model.geometry import se3
 from spatia_model.geometry.camera import check_path
 from spatia_model.types import Camera, Projection
 
+_PIECE = 1 << 18  # points compared at a time; float32 counts them exactly
+
 
 def visible_points(projection: Projection, point_count: int) -> torch.Tensor:
     """(T, N) bool: True where point n is in front at one pixel at least of frame t. `point_count` is the N that was projected."""
@@ -26,7 +28,11 @@ def overlap_counts(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     """(A, B) int64: how many points views `a` (A, N) bool and `b` (B, N) bool have in common."""
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
         raise ValueError(f"masks have shapes {tuple(a.shape)} and {tuple(b.shape)}; expected (A, N) and (B, N) over the same points")
-    return (a.double() @ b.double().T).round().long()
+    counts = torch.zeros(len(a), len(b), dtype=torch.int64, device=a.device)
+    for start in range(0, a.shape[1], _PIECE):  # hundreds of views of millions of points would be gigabytes as numbers
+        part = slice(start, start + _PIECE)
+        counts += (a[:, part].float() @ b[:, part].float().T).long()
+    return counts
 
 
 def iou(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

@@ -212,6 +212,21 @@ def test_every_way_to_fit_gives_the_same_clip(parts, folder):
     assert torch.allclose(generate(parts, Fit(offload="group"), transformer=moved).latents, plain, atol=1e-4)
 
 
+def test_compiled_blocks_give_the_same_clip(parts, folder, monkeypatch):
+    """Captured as on a GPU, run without its compiler, which these tests do not need; both LoRA shares, with and without references."""
+    from torch._dynamo.utils import counters
+
+    network = load_transformer(folder)
+    compiled = type(network).compile_repeated_blocks
+    monkeypatch.setattr(type(network), "compile_repeated_blocks", lambda self, **given: compiled(self, **given, backend="eager"))
+    counters.clear()
+    fit_transformer(network, "cpu", Fit(compile=True))
+    for given in (conditioning(lora=0.0, references=0), conditioning()):
+        made = generate(parts, Fit(compile=True), given, network).latents
+        assert torch.allclose(made, generate(parts, given=given).latents, atol=1e-4)
+    assert counters["stats"]["unique_graphs"] > 0 and not counters["graph_break"], counters["graph_break"]
+
+
 def test_with_offload_one_network_at_a_time_is_on_the_device(parts, folder, monkeypatch):
     """Text, autoencoder, denoiser, autoencoder: none is there while another is. With "group" blocks come by their own hooks."""
     from contextlib import contextmanager

@@ -125,7 +125,9 @@ def test_look_through_equals_projecting_each_point():
     assert int(((fast - plain).abs() > 1e-4).sum()) <= 2  # float32 rounding at a pixel's border
 
 
-def test_visible_points_and_iou_by_counting_sets():
+@pytest.mark.parametrize("piece", [7, 1 << 18])
+def test_visible_points_and_iou_by_counting_sets(piece, monkeypatch):
+    monkeypatch.setattr("spatia_model.geometry.visibility._PIECE", piece)
     points, colors, radius = cloud(200, 2_000_018)
     seen = splat(points, colors, poses(3), small_camera(), radius)
     sets = [set(seen.index[t].unique().tolist()) - {-1} for t in range(3)]
