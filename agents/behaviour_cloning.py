@@ -247,7 +247,10 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def act(args: argparse.Namespace) -> dict[str, Any]:
-    env = gym.make(args.env, **json.loads(args.env_args))
+    try:
+        env = gym.make(args.env, **json.loads(args.env_args))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"--env-args is {args.env_args!r} ({error}); give arguments of gym.make as a JSON object") from error
     agent = ClonedPolicy(env, args.seed, args.policy, args.greedy)
     observation, info = env.reset(seed=args.seed)
     agent.reset(observation, info)

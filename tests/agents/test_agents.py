@@ -86,6 +86,7 @@ def test_ppo_trains_and_evaluates_in_the_true_world(tmp_path):
         (("language_agent.py", "sing a song"), "is not understood"),
         (("ppo.py", "evaluate", "--policy", "nowhere.safetensors"), "no policy of this agent"),
         (("behaviour_cloning.py", "train", "--dataset", "nowhere-v0", "--out", "unused"), "cannot be opened"),
+        (("behaviour_cloning.py", "act", "--policy", "unused", "--env-args", "3"), "as a JSON object"),
         (("cem.py", "--env", "SpatiaTruth-v0", "--elites", "9"), "elites"),
         (("loop_closure.py", "--clips", "1"), "at least 2"),
     ],
