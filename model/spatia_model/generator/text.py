@@ -104,12 +104,11 @@ class CompactTextEncoder(nn.Module):
         self.config = config
         self._ids = {word: i + 1 for i, word in enumerate(config.vocabulary)}  # 0 is padding
         self.embedding = nn.Embedding(len(config.vocabulary) + 1, config.width, padding_idx=0)
-        self.position = nn.Parameter(torch.randn(config.max_tokens, config.width) * 0.02)
+        self.position = nn.Parameter(torch.randn(config.max_tokens, config.width) * 0.2)
         layer = nn.TransformerEncoderLayer(
             config.width, config.heads, 4 * config.width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
         )
         self.layers = nn.TransformerEncoder(layer, config.layers, nn.LayerNorm(config.width), enable_nested_tensor=False)
-        nn.init.normal_(self.embedding.weight, std=0.02)
 
     def tokenize(self, text: str) -> tuple[list[int], list[str]]:
         """Token ids (cut to `max_tokens`) and the words that have none."""

@@ -172,9 +172,11 @@ class SpatiaTransformer(ModelMixin, ConfigMixin, PeftAdapterMixin, FromOriginalM
                 nn.init.xavier_uniform_(module.weight.flatten(1))
                 nn.init.zeros_(module.bias)  # type: ignore[arg-type]
         embedder = self.condition_embedder
-        for linear in (embedder.text_embedder.linear_1, embedder.text_embedder.linear_2, embedder.time_embedder.linear_1):
+        for linear in (embedder.time_embedder.linear_1, embedder.time_embedder.linear_2):
             nn.init.normal_(linear.weight, std=0.02)
-        nn.init.normal_(embedder.time_embedder.linear_2.weight, std=0.02)
+        for linear in (embedder.text_embedder.linear_1, embedder.text_embedder.linear_2):
+            # Wan's 0.02 at its width of 4096. At a small width that would make words a hundredth of what the trunk holds: too faint.
+            nn.init.normal_(linear.weight, std=1.28 * linear.in_features**-0.5)
         zeros = [self.proj_out, *(block.proj_out for block in getattr(self, "vace_blocks", ()))]
         if self.config.control_in_main:
             zeros.append(self.control_in)

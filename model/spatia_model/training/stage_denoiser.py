@@ -77,6 +77,7 @@ class DenoiserStage:
         moving: float = 8.0,
         around: float = 16.0,
         first: float = 0.5,
+        reference_odds: tuple[float, ...] = (0.3, 0.4, 0.15, 0.15),
         own: float = 0.5,
         own_from: int | None = None,
         own_steps: int = 4,
@@ -86,7 +87,7 @@ class DenoiserStage:
         self.latents, self.validation, self.batch = latents, validation, batch
         self.vae: CompactVideoVAE = vae.eval()
         self.drop_text, self.drop_memory, self.history_noise = drop_text, drop_memory, history_noise
-        self.moving, self.around, self.first = moving, around, first
+        self.moving, self.around, self.first, self.reference_odds = moving, around, first, reference_odds
         self.own, self.own_from, self.own_steps = own, own_from, own_steps
         self.known = 1 + (self.mini.history_frames - 1) // vae.temporal_factor
         with torch.inference_mode():  # control when there is no memory: nothing covered, all of it filled with grey
@@ -96,7 +97,7 @@ class DenoiserStage:
 
     def draw(self, rng: np.random.Generator) -> tuple[dict[str, torch.Tensor], list[str], int]:
         """A batch with one number of references (0 to K)."""
-        references = int(rng.choice(self.mini.max_references + 1, p=[0.3, 0.2, 0.2, 0.3])) if self.mini.max_references == 3 else 0
+        references = int(rng.choice(len(self.reference_odds), p=self.reference_odds)) if self.mini.max_references == 3 else 0
         rows, texts = [], []
         for _ in range(self.batch):
             tensors, prompt, text = self.latents.window(rng, references)

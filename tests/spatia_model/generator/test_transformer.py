@@ -6,7 +6,9 @@ from diffusers.hooks.first_block_cache import FirstBlockCacheConfig
 
 from spatia_model.generator.blocks import rotary_positions, rotary_split, rotary_table, time_sinusoid
 from spatia_model.generator.checkpoint import load_official
+from spatia_model.generator.text import CompactTextConfig, CompactTextEncoder
 from spatia_model.generator.transformer import Conditions, SpatiaTransformer
+from spatia_model.training.stage_denoiser import MINI_TRANSFORMER
 from tests.spatia_model.generator import reference_transformer as reference
 
 SEED = 2_000_000
@@ -136,6 +138,17 @@ def test_control_to_output_copies_the_projection_at_the_start():
         out = model(latents, times, context, control, 1)
     assert torch.equal(out[:, :, 1:], control[:, : TINY["out_dim"]])
     assert not out[:, :, :1].any()
+
+
+def test_words_are_heard_from_the_start():
+    """Texts that differ in one word reach cross-attention about as large as what the trunk holds, and as different as words are."""
+    torch.manual_seed(0)
+    model = SpatiaTransformer(**MINI_TRANSFORMER).initialise()
+    text = CompactTextEncoder(CompactTextConfig(("a", "ball", "left", "right", "rolls", "the", "to")))
+    with torch.no_grad():
+        one, other = model._embed_text(text.encode(["a ball rolls to the left", "a ball rolls to the right"]), 1.0)[:, :6]
+    assert 0.3 < float(one.std()) < 3
+    assert float((one[5] - other[5]).std()) > 0.3
 
 
 def test_gradients_reach_every_parameter():

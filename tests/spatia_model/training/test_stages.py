@@ -246,7 +246,7 @@ class Listener(torch.nn.Module):
 
 
 def test_known_frames_are_clean_and_targets_are_noised_by_their_time(run):
-    stage = denoiser_stage(run, drop_memory=0.0, drop_text=0.0, history_noise=0.0)
+    stage = denoiser_stage(run, drop_memory=0.0, drop_text=0.0, history_noise=0.0, reference_odds=(0.25, 0.25, 0.25, 0.25))
     listener = Listener(lambda x, *_: x)
     stage.model.transformer = listener
     batches = []
