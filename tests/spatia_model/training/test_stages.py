@@ -252,7 +252,7 @@ def test_known_frames_are_clean_and_targets_are_noised_by_their_time(run):
     batches = []
     drawn = stage.draw
     stage.draw = lambda rng: batches.append(drawn(rng)) or batches[-1]
-    for step in range(8):
+    for step in range(16):
         stage.loss(*draw(step))
     counts = set()
     for (batch, texts, references), (x, times, context, control, count) in zip(batches, listener.asked, strict=True):
