@@ -29,7 +29,7 @@ class Fit:
             after another, as diffusers' model offload has it; "group": of denoiser and text encoder one or two blocks at a time are on the
             device, the next copied while one computes (diffusers' group offload).
         quantise: None; "float8": linear weights stored in 8 bits, computed in the model's type (needs no package); "int8", "int4":
-            weights quantised by torchao.
+            weights quantised by torchao, on the device. "int4" is laid out for the GPU and stays there, whatever `offload` says.
         attention: a backend of diffusers ("native", "flash", "sage", ...); None: PyTorch's choice.
         compile: compile the blocks (`torch.compile`); the first clip of each length is slow.
         batched_guidance: prompt and negative prompt in one pass of twice the size: faster where they fit.
@@ -78,8 +78,11 @@ def quantised_config(kind: str) -> Any:
     return Int8WeightOnlyConfig() if kind == "int8" else Int4WeightOnlyConfig()
 
 
-def quantise(transformer: Any, kind: str) -> None:
-    """Store the blocks' linear weights smaller, in place. Adapters beside them stay as they are."""
+def quantise(transformer: Any, kind: str, device: torch.device | None = None) -> None:
+    """Store the blocks' linear weights smaller, in place. Adapters beside them stay as they are.
+
+    device: where torchao quantises, a layer at a time; all of the transformer is there afterwards.
+    """
     if kind == "float8":
         transformer.enable_layerwise_casting(
             storage_dtype=torch.float8_e4m3fn,
@@ -93,7 +96,7 @@ def quantise(transformer: Any, kind: str) -> None:
     def in_block(module: torch.nn.Module, name: str) -> bool:
         return isinstance(module, torch.nn.Linear) and "blocks." in name and "lora_" not in name
 
-    quantize_(transformer, config, filter_fn=in_block)
+    quantize_(transformer, config, filter_fn=in_block, device=device)
 
 
 @contextmanager
@@ -107,11 +110,15 @@ def visiting(module: nn.Module, device: str | torch.device, fit: Fit) -> Iterato
         return
     tensors = list(chain(module.parameters(), module.buffers()))
     if any(is_traceable_wrapper_subclass(tensor) for tensor in tensors):  # torchao's weights are more than their data
-        module.to(device)
+        home = tensors[0].device
+        moved = home.type != torch.device(device).type
+        if moved:
+            module.to(device)
         try:
             yield
         finally:
-            module.to("cpu")
+            if moved:
+                module.to(home)
         return
     data = [(parameter, parameter.data) for parameter in module.parameters()]
     parts = [(part, dict(part._parameters), dict(part._buffers)) for part in module.modules()]
@@ -148,7 +155,9 @@ def fit_transformer(transformer: Any, device: str | torch.device, fit: Fit) -> N
     """Put the denoiser (adapters included) where `fit` says; with offload="model" it waits for `visiting`."""
     device = torch.device(device)
     if fit.quantise is not None:
-        quantise(transformer, fit.quantise)
+        quantise(transformer, fit.quantise, device)
+        if fit.offload == "model" and fit.quantise == "int8":
+            transformer.to("cpu")
     if fit.attention is not None:
         transformer.set_attention_backend(fit.attention)
     if fit.offload == "group":

@@ -296,6 +296,18 @@ def test_float8_halves_the_linear_weights_and_keeps_the_rest(folder, parts):
     assert error < 0.3, float(error)
 
 
+def test_torchaos_int8_gives_nearly_the_same_clip(folder, parts):
+    pytest.importorskip("torchao", reason="torchao is not installed")
+    stored = load_transformer(folder)
+    fit_transformer(stored, "cpu", Fit(offload="model", quantise="int8"))
+    assert type(stored.blocks[0].ffn.net[2].base_layer.weight).__module__.startswith("torchao")
+    plain = {name for name, p in stored.named_parameters() if type(p.data) is torch.Tensor}
+    assert any(".lora_" in name for name in plain) and {"proj_out.weight", "patch_embedding.weight"} <= plain
+    narrow, wide = generate(parts, Fit(offload="model"), transformer=stored).latents, generate(parts).latents
+    error = (narrow - wide)[:, 2:].norm() / wide[:, 2:].norm()
+    assert 0 < error < 0.1, float(error)
+
+
 def test_settings_are_chosen_by_memory_and_bad_ones_refused(monkeypatch):
     chosen = [choose_fit(size * GIB) for size in (80, 24, 16, 8)]
     assert [(fit.offload, fit.quantise) for fit in chosen] == [("none", None), ("model", None), ("model", "float8"), ("group", None)]
