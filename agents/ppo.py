@@ -42,10 +42,12 @@ MOTIONS = 6  # of SpatiaNav-v0
 NUMBERS = 6 + 3 + MOTIONS  # goal, coverage, pitch, bumped, last motion
 TASKS = {"reach-view": {"name": "reach-view", "observe": "info"}, "explore": "explore"}
 LONGEST = {"reach-view": 20, "explore": 32}  # steps of an episode
-GAMMA = {"reach-view": 0.9, "explore": 0.95}  # a goal is reached in about 7 steps: farther ahead is only noise
+RECIPES = {  # `n_steps` of each world between two updates; a goal is about 7 steps away, so what comes later is noise there
+    "reach-view": {"n_steps": 8, "learning_rate": 4e-3, "gamma": 0.9},
+    "explore": {"n_steps": 32, "learning_rate": 1e-3, "gamma": 0.95},
+}
 SCALE = {"reach-view": 1.0, "explore": 0.1}  # of the rewards that PPO learns from: square metres come by the dozen
 PICTURES = 1000  # training worlds to begin in: seeds 0..999
-ROLLOUT = 8  # steps of each world between two updates
 EVALUATED = 2_000_000  # first of the worlds to evaluate in
 
 
@@ -256,20 +258,19 @@ def train(
     envs = vec_env(
         worlds(env, task, num_envs, **arguments), Beginnings(env, arguments.get("image_size", 128)), seed + 1000 * log["steps"], SCALE[task]
     )
+    rollout = RECIPES[task]["n_steps"] * num_envs
     learner = PPO(
         "MultiInputPolicy",
         envs,
         seed=seed + log["steps"],
         device="cpu",
-        n_steps=ROLLOUT,
-        batch_size=min(64, ROLLOUT * num_envs),
+        batch_size=min(64, rollout),
         n_epochs=8,
-        learning_rate=4e-3,
-        gamma=GAMMA[task],
         gae_lambda=0.9,
         ent_coef=0.01,
         clip_range=0.2,
         policy_kwargs={"features_extractor_class": Features, "net_arch": []},
+        **RECIPES[task],
     )
     parts = {"brain": learner.policy.features_extractor.brain, "action": learner.policy.action_net, "value": learner.policy.value_net}
     if log["steps"]:  # moments of Adam begin anew
@@ -278,7 +279,7 @@ def train(
             part.load_state_dict({key.partition(".")[2]: value for key, value in tensors.items() if key.startswith(name + ".")})
     before, started = dict(log), time.monotonic()
     while log["steps"] < steps and log["seconds"] < 60 * minutes:
-        learner.learn(ROLLOUT * num_envs, reset_num_timesteps=False)  # one rollout and one update; the worlds go on
+        learner.learn(rollout, reset_num_timesteps=False)  # one rollout and one update; the worlds go on
         recent = list(envs.finished)
         envs.finished.clear()
         log["steps"] = before["steps"] + learner.num_timesteps

@@ -29,6 +29,7 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 ENVS = {"generated": "SpatiaNav-v0", "true": "SpatiaTruth-v0"}
+BASELINES = ("random", "explorer")
 SMOOTHED = 256  # steps
 AIMS = {"explore_times_random": 2.0, "reach_view_success": 0.6, "kept_in_truth": 0.75}
 
@@ -48,6 +49,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--tasks", nargs="+", default=["explore", "reach-view"], choices=("explore", "reach-view"))
     parser.add_argument("--worlds", nargs="+", default=list(ENVS), choices=tuple(ENVS), help="which worlds to evaluate in")
     parser.add_argument("--trained-in", nargs="+", choices=tuple(ENVS), help="which worlds to train in (default: those of --worlds)")
+    parser.add_argument("--baselines", nargs="*", default=list(BASELINES), choices=BASELINES, help="what else to evaluate")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each kind (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=5120, help="of each training (default: %(default)s)")
     parser.add_argument("--minutes", type=float, default=60.0, help="the longest each training may take (default: %(default)s)")
@@ -85,7 +87,7 @@ class Study:
                         results.append(
                             self.evaluation(task, f"ppo trained in the {trained} world", world, args.out / f"{task}_{trained}_{seed}")
                         )
-            for name in ("random", "explorer"):
+            for name in args.baselines:
                 results += [self.evaluation(task, name, world, None) for world in args.worlds]
         summary = summarise(results, args.tasks, args.worlds)
         report = {
@@ -186,7 +188,7 @@ def summarise(results: list[dict[str, Any]], tasks: list[str], worlds: list[str]
 
     for task in tasks:
         for world in worlds:
-            for agent in ("random", "explorer", *(f"ppo trained in the {trained} world" for trained in worlds)):
+            for agent in (*BASELINES, *(f"ppo trained in the {trained} world" for trained in worlds)):
                 for key in ("return", "success"):
                     if found := values(task, agent, world, key):
                         mean_found = round(float(np.mean(found)), 4)
@@ -237,7 +239,7 @@ def draw_curves(file: Path, curves: dict[str, list[dict[str, Any]]], results: li
             if name.rpartition("_")[0] == kind:
                 points = smoothed(curve, key)
                 axis.plot(*zip(*points, strict=True), label=f"seed {name.rpartition('_')[2]}") if points else None
-        for agent, style in (("random", ":"), ("explorer", "--")):
+        for agent, style in zip(BASELINES, (":", "--"), strict=True):
             for one in results:
                 if (one["task"], one["agent"], one["world"]) == (task, agent, world):
                     axis.axhline(one[key], linestyle=style, color="gray", label=agent)
