@@ -15,7 +15,7 @@ from spatia_model.config import ReleaseConfig, preset
 from spatia_model.generator.checkpoint import CheckpointError
 from spatia_model.generator.conversion.convert import DESCRIPTION, describe
 from spatia_model.generator.conversion.export import released_adapter
-from spatia_model.generator.fitting import Fit, device_fit, fit_transformer
+from spatia_model.generator.fitting import Fit, device_fit, fit_transformer, perceivers_wait
 from spatia_model.generator.lora import load_lora
 from spatia_model.generator.mapped import fill
 from spatia_model.generator.release_pipeline import ReleaseGenerator
@@ -72,7 +72,8 @@ def load_release(
     text = load_text(folder, device, fit)
     generator = ReleaseGenerator(load_vae(folder), transformer, text, config, fit, device)
     wanted = described["perception"] if perceiver is None else perceiver
-    return ReleaseWorldModel(generator, wanted if _perceives(wanted) else LazyPerceiver(wanted, device), config)  # type: ignore[arg-type]
+    seeing = wanted if _perceives(wanted) else LazyPerceiver(wanted, device, perceivers_wait(device, fit))  # type: ignore[arg-type]
+    return ReleaseWorldModel(generator, seeing, config)  # type: ignore[arg-type]
 
 
 @functools.lru_cache(maxsize=2)
@@ -138,10 +139,13 @@ def _perceives(value: Any) -> bool:
 
 
 class LazyPerceiver:
-    """A perceiver that is loaded when the first picture comes, so that a model opens without the large perceivers' packages."""
+    """A perceiver that is loaded when the first picture comes, so that a model opens without the large perceivers' packages.
 
-    def __init__(self, wanted: Mapping[str, Any] | str, device: str):
-        self._wanted, self._device = wanted, device
+    `offload`: its models wait on the CPU while they are not at work, whatever their config says.
+    """
+
+    def __init__(self, wanted: Mapping[str, Any] | str, device: str, offload: bool = False):
+        self._wanted, self._device, self._offload = wanted, device, offload
         self._loaded: Any = None
 
     def load(self) -> Any:
@@ -151,7 +155,7 @@ class LazyPerceiver:
             MissingPackageError: a package is not installed; gives the install line.
         """
         if self._loaded is None:
-            self._loaded = _embedded() if self._wanted == EMBEDDED_PERCEPTION else _large(self._wanted, self._device)
+            self._loaded = _embedded() if self._wanted == EMBEDDED_PERCEPTION else _large(self._wanted, self._device, self._offload)
         return self._loaded
 
     @property
@@ -177,9 +181,9 @@ def _embedded() -> Perceiver:
     return load_mini(resolve("spatia-mini"))[1]
 
 
-def _large(wanted: Mapping[str, Any] | str, device: str) -> Perceiver:
+def _large(wanted: Mapping[str, Any] | str, device: str, offload: bool) -> Perceiver:
     from spatia_model.perception.registry import build_perceiver, perception_config
 
     config = perception_config(wanted)
     # The loop hands over just the frames that enter the map: all of them are looked at.
-    return build_perceiver(replace(config, reconstruction_rate=config.frame_rate), device)
+    return build_perceiver(replace(config, reconstruction_rate=config.frame_rate, offload=config.offload or offload), device)

@@ -283,13 +283,15 @@ def with_perception(world: Any, name: str, device: str) -> Any:
     """The same world with the perceiver of a preset, at the world's own frame rate."""
     import torch
 
+    from spatia_model.generator.fitting import perceivers_wait
     from spatia_model.perception.registry import build_perceiver, perception_config
 
     config = dataclasses.replace(perception_config(name), frame_rate=frame_rate(world.config))
-    if hasattr(world.config, "map_rate"):  # the 5B's loop hands over the frames to reconstruct from, and no others
-        config = dataclasses.replace(config, reconstruction_rate=config.frame_rate)
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    if hasattr(world.config, "map_rate"):  # the 5B's loop hands over the frames to reconstruct from, and no others; it fills the GPU
+        waits = config.offload or perceivers_wait(device, world.generator.fit)
+        config = dataclasses.replace(config, reconstruction_rate=config.frame_rate, offload=waits)
     changed = copy.copy(world)
     changed.perceiver = build_perceiver(config, device)
     if hasattr(world, "mapping"):  # map the frames that were looked at

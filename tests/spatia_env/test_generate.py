@@ -7,6 +7,7 @@ import json
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from spatia_env.commands import common, generate
 from spatia_env.inputs import find_case
 from spatia_env.paths import read_intrinsics, read_w2c, resample, split_clips
 from spatia_model.config import ReleaseConfig
+from spatia_model.generator.fitting import Fit
 from spatia_model.types import Perception
 from tests.fakes import FakeWorld, reading
 from tests.spatia_env.test_cli import frames_of
@@ -229,6 +231,10 @@ def test_a_large_perceiver_takes_the_models_place(monkeypatch):
     config, device = changed.perceiver
     assert config.frame_rate == 8 and config.every == 2 and device == "cpu" and changed.mapping.fuse_stride == 2
     assert world.perceiver is not changed.perceiver and changed.generator is world.generator
+
+    large = SimpleNamespace(config=ReleaseConfig(), generator=SimpleNamespace(fit=Fit(offload="model")))
+    config, device = generate.with_perception(large, "today", "cuda").perceiver
+    assert config.every == 1 and config.offload and device == "cuda"  # every frame that it is handed; no room beside the 5B
 
 
 def test_an_interrupted_walk_leaves_what_was_walked(world, case, tmp_path, monkeypatch, capsys):

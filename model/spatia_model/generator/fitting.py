@@ -69,6 +69,14 @@ def device_fit(device: str | torch.device) -> Fit:
     return choose_fit(torch.cuda.get_device_properties(device).total_memory)
 
 
+def perceivers_wait(device: str | torch.device, fit: Fit) -> bool:
+    """Whether large perceivers (17 GB in all) must wait on the CPU while they are not at work: there is no room beside the 5B."""
+    device = torch.device(device)
+    if device.type != "cuda":
+        return False
+    return fit.offload != "none" or torch.cuda.get_device_properties(device).total_memory < 60 * GIB
+
+
 def quantised_config(kind: str) -> Any:
     """torchao's config for diffusers. Raises ModuleNotFoundError with the install line where torchao is missing."""
     try:

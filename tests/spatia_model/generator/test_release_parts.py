@@ -296,6 +296,25 @@ def test_float8_halves_the_linear_weights_and_keeps_the_rest(folder, parts):
     assert error < 0.3, float(error)
 
 
+def test_perceivers_wait_where_the_5b_leaves_no_room(monkeypatch):
+    from types import SimpleNamespace
+
+    from spatia_model import release_folder
+    from spatia_model.perception import registry
+
+    memory = 80 * GIB
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=memory))
+    assert not fitting.perceivers_wait("cpu", Fit(offload="model")) and not fitting.perceivers_wait("cuda", Fit())
+    assert fitting.perceivers_wait("cuda", Fit(offload="model"))
+    memory = 40 * GIB
+    assert fitting.perceivers_wait("cuda", Fit())
+    built = []
+    monkeypatch.setattr(registry, "build_perceiver", lambda config, device: built.append((config.every, config.offload, device)))
+    for wanted, wait in (("today", True), ("today", False), ({"preset": "paper", "offload": True}, False)):
+        release_folder.LazyPerceiver(wanted, "cuda", wait).load()
+    assert built == [(1, True, "cuda"), (1, False, "cuda"), (1, True, "cuda")]
+
+
 def test_torchaos_int8_gives_nearly_the_same_clip(folder, parts):
     pytest.importorskip("torchao", reason="torchao is not installed")
     stored = load_transformer(folder)
