@@ -23,7 +23,7 @@ from spatia_model.evaluation.camera_control import walk_control
 from spatia_model.evaluation.metrics import psnr, ssim
 from spatia_model.evaluation.perceptual import Tools, find_tools, match_accuracy
 from spatia_model.evaluation.report import Progress, print_tables, summarise
-from spatia_model.evaluation.setting import SEED, Walk, add_common_arguments, check_counts, load_model, model_steps, walk
+from spatia_model.evaluation.setting import SEED, Walk, add_common_arguments, check_counts, frame_times, load_model, model_steps, walk
 from spatia_model.types import Conditioning, Projection
 from spatia_model.world_model import WorldModel
 from spatia_model.worlds import World
@@ -109,8 +109,11 @@ def evaluate_variants(
     for number in range(seed, seed + worlds):
         world = World.generate(number)
         path = out_and_back(world, np.random.default_rng([number, 11]), clips, variants[0].model.config.frames_per_clip)
+        count = len(path) if camera else 1  # the others ask for the start alone, and rendering is the dear part of a long walk
+        truth = world.render(path[:count], variants[0].model.camera, frame_times(count))
         for variant in variants:
-            figures = loop_figures(variant, walk(variant.model, world, path, seed=number, memory=variant.memory), tools, camera)
+            walked = walk(variant.model, world, path, seed=number, memory=variant.memory, truth=truth)
+            figures = loop_figures(variant, walked, tools, camera)
             found[variant.name].append(figures)
             if on_walk is not None:
                 on_walk(variant.name, figures)

@@ -60,10 +60,20 @@ def with_oracle(model: WorldModel, world: World) -> tuple[WorldModel, Clock]:
     return WorldModel(model.generator, OraclePerceiver(world, clock), model.config, model.mapping), clock
 
 
-def walk(model: WorldModel, world: World, path: torch.Tensor, *, seed: int, memory: bool = True, oracle: bool = False) -> Walk:
+def walk(
+    model: WorldModel,
+    world: World,
+    path: torch.Tensor,
+    *,
+    seed: int,
+    memory: bool = True,
+    oracle: bool = False,
+    truth: GroundTruth | None = None,
+) -> Walk:
     """Begin with the truth's picture at the path's start and advance along it, each clip told what the truth would show.
 
     path: (1 + k * frames_per_clip, 4, 4), frame i at i / 8 s. `memory` False leaves the generator without projection and references.
+    truth: what was rendered of the path already, its first frame at least; no more is looked at. None: all of it is rendered.
     """
     step = model.config.frames_per_clip
     if len(path) < 1 + step or (len(path) - 1) % step:
@@ -73,7 +83,7 @@ def walk(model: WorldModel, world: World, path: torch.Tensor, *, seed: int, memo
         model, clock = with_oracle(model, world)
     times = frame_times(len(path))
     camera = model.camera
-    truth = world.render(path, camera, times)
+    truth = world.render(path, camera, times) if truth is None else truth
     state = model.begin(truth.rgb[0], world.caption(), seed, camera, path[0])
     texts, clips, shown = [], [], []
     for first in range(0, len(path) - 1, step):

@@ -29,6 +29,16 @@ def test_walk_keeps_time_with_the_truth(world: World) -> None:
     assert torch.equal(walked.projection[~walked.mask], torch.zeros_like(walked.projection[~walked.mask]))
 
 
+def test_the_first_true_frame_is_all_that_a_walk_looks_at(world: World) -> None:
+    path = out_and_back(world, np.random.default_rng(3), 2)
+    model = fake_model(paint_projection)
+    whole = setting.walk(model, world, path, seed=0, oracle=True)
+    first = world.render(path[:1], model.camera, setting.frame_times(1))
+    assert torch.equal(first.rgb[0], whole.truth.rgb[0])
+    short = setting.walk(model, world, path, seed=0, oracle=True, truth=first)
+    assert torch.equal(short.frames, whole.frames) and short.texts == whole.texts and len(short.truth.rgb) == 1
+
+
 def test_without_memory_nothing_is_shown_but_the_split_stays(world: World) -> None:
     path = out_and_back(world, np.random.default_rng(3), 2)
     shown = []
