@@ -85,8 +85,10 @@ def fit(stage: Stage, recipe: Recipe, out: Path, cpu: bool = False) -> dict[str,
             f"nothing to train: stage {recipe.stage} with trainable={recipe.trainable} finds no such weights in {recipe.model}"
         )
     optimizer = torch.optim.AdamW(parameters, lr=recipe.lr, betas=(recipe.beta1, recipe.beta2), weight_decay=recipe.weight_decay)
-    if accelerator.state.deepspeed_plugin is not None:  # it asks the loader, which is ours
-        accelerator.state.deepspeed_plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = recipe.micro_batch
+    if accelerator.state.deepspeed_plugin is not None:
+        _deepspeed(accelerator.state.deepspeed_plugin.deepspeed_config, recipe, world)
+    elif accelerator.is_fsdp2:
+        _fsdp(accelerator.state.fsdp_plugin)
     module, optimizer = accelerator.prepare(stage.module, optimizer)
     parameters = [p for p in module.parameters() if p.requires_grad]  # sharding may have replaced them
     ema = Ema(parameters, recipe.ema)
@@ -172,6 +174,26 @@ def _freeze(module: nn.Module, recipe: Recipe, accelerator: Any) -> None:
     for name, p in module.named_parameters():
         if not p.requires_grad and p.is_floating_point() and not any(part in name for part in keep):
             p.data = p.data.to(torch.bfloat16)
+
+
+def _deepspeed(config: dict[str, Any], recipe: Recipe, processes: int) -> None:
+    """What DeepSpeed is told of the recipe. Weights stay in float32 and are computed with under its autocast: cast to bfloat16, as
+    Accelerate asks of it, they would fit no input, and neither small steps nor the average would survive their rounding."""
+    if recipe.precision == "fp16":
+        raise ValueError("precision fp16 is not for DeepSpeed here: take bf16, or another of configs/accelerate")
+    config["train_micro_batch_size_per_gpu"] = recipe.micro_batch  # Accelerate would ask the loader, which is ours
+    config["gradient_accumulation_steps"] = recipe.accumulation(processes)
+    config["gradient_clipping"] = recipe.clip_norm
+    config["bf16"] = {"enabled": False}
+    config["torch_autocast"] = {"enabled": recipe.precision == "bf16", "dtype": "bfloat16"}
+
+
+def _fsdp(plugin: Any) -> None:
+    """Float32 weights and gradients, computed with under autocast, as without sharding. Accelerate's own choice for bfloat16 would round
+    times, noise and the loss as well, and add gradients up in bfloat16; the traffic it saves is little beside a step of long videos."""
+    from torch.distributed.fsdp import MixedPrecisionPolicy
+
+    plugin.mixed_precision_policy = MixedPrecisionPolicy()
 
 
 def _trackers(recipe: Recipe) -> list[Any]:

@@ -81,6 +81,27 @@ def test_what_is_exported_is_the_average(whole):
     assert any(not torch.equal(exported[k], trained[k]) for k in trained)
 
 
+def test_a_finished_model_is_where_another_run_begins(clips, whole, tmp_path):
+    """Fine-tuning: `--model FOLDER` takes what a run, or `spatia train mini`, exported."""
+    from accelerate.state import AcceleratorState
+
+    from spatia_model.training.accelerated import fit
+    from spatia_model.training.models import load_parts
+    from spatia_model.training.stage_control import ControlStage
+
+    folder = whole / "model"
+    AcceleratorState._reset_state(True)
+    stage = ControlStage(tiny_run.recipe(clips, model=str(folder), steps=1, lr=1e-12))
+    before = {name: p.clone() for name, p in load_parts(str(folder)).transformer.named_parameters()}
+    for name, p in stage.parts.transformer.named_parameters():
+        assert torch.equal(p, before[name].float()) and p.requires_grad
+    fit(stage, stage.recipe, tmp_path, cpu=True)
+    for name, p in load_parts(str(tmp_path / "model")).transformer.named_parameters():
+        assert torch.allclose(p.float(), before[name].float(), atol=1e-6), name
+    frames = WorldModel.from_pretrained(tmp_path / "model")
+    assert frames.begin(picture(), "", 0).clip_count == 0
+
+
 def test_tensorboard_holds_the_figures(whole):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -201,7 +222,8 @@ def test_the_average_follows_the_formula():
 
 
 def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'model'}", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    path = ":".join([str(ROOT), str(ROOT / "model"), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
 
 
 @pytest.mark.slow
@@ -243,7 +265,7 @@ def test_two_processes_learn_what_one_learns(tmp_path):
     clips = fake_clips.write(tmp_path / "clips")
     script = ["-m", "tests.spatia_model.training.tiny_run", str(clips)]
     subprocess.run([sys.executable, *script, str(tmp_path / "one"), "3"], cwd=ROOT, env=environment(), check=True, capture_output=True)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]
     done = subprocess.run([*launch, *script, str(tmp_path / "two"), "3"], cwd=ROOT, env=environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "on 2 process(es)" in done.stderr
@@ -251,5 +273,6 @@ def test_two_processes_learn_what_one_learns(tmp_path):
     assert one.keys() == two.keys()
     for name in one:  # Adam divides by the gradient's size, so the least rounding shows where gradients are next to nothing
         assert np.abs(one[name].numpy() - two[name].numpy()).max() < 2e-4, name
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]  # the other line of the docs
     again = subprocess.run([*launch, *script, str(tmp_path / "two"), "4"], cwd=ROOT, env=environment(), capture_output=True, text=True)
     assert again.returncode == 0 and "resumed at step 3" in again.stderr, again.stderr[-3000:]
