@@ -272,7 +272,10 @@ class ReleaseVideo:
             raise ValueError("the clip has no latents: give clips of the full tier's `advance`, in order")
         generator = self._generator
         with generator.on_device(generator.vae):
+            self._stream.to(generator.device)
             frames = self._stream.add(clip.latents[None].to(generator.device))
+        if generator.fit.offload != "none":
+            self._stream.to("cpu")
         pixels = to_whole(frames) if generator.config.truncate else to_frames(frames)
         wanted = len(clip.frames) + (0 if self._count else 1)
         self._count += 1

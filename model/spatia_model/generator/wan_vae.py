@@ -126,6 +126,10 @@ class VideoStream:
         self._memory: list[Any] = [None] * convolutions
         self._first = True
 
+    def to(self, device: str | torch.device) -> None:
+        """Move what is remembered, gigabytes for large frames, to where the network is, or to the CPU until the next part."""
+        self._memory = [kept.to(device) if isinstance(kept, torch.Tensor) else kept for kept in self._memory]
+
     @torch.no_grad()
     def add(self, latents: torch.Tensor) -> torch.Tensor:
         """The next normalised latents (B, C, F, h, w) -> their frames (B, 3, T, H, W) float32 in [-1, 1].

@@ -82,6 +82,25 @@ def test_streamed_decoding_is_one_long_decode(parts, cuts, monkeypatch):
     assert not torch.equal(vae.decode(latents[:, :, 3:]), whole[:, :, 12:])  # without its past a clip begins anew
 
 
+@pytest.mark.parametrize(("offload", "moves"), [("none", ["cpu"] * 2), ("model", ["cpu"] * 4)])
+def test_between_clips_a_video_s_past_waits_with_the_autoencoder(parts, offload, moves, monkeypatch):
+    """Where there is only a CPU, it moves from there to there: with offload back again after every clip."""
+    from types import SimpleNamespace
+
+    from spatia_model.generator.wan_vae import VideoStream
+    from spatia_model.release_world import ReleaseVideo
+
+    made: list[str] = []
+    move = VideoStream.to
+    monkeypatch.setattr(VideoStream, "to", lambda self, device: made.append(str(device)) or move(self, device))
+    video = ReleaseVideo(ReleaseGenerator(*parts, CONFIG, Fit(offload=offload)))
+    latents = noise(48, 4, 2, 4)
+    given = [SimpleNamespace(latents=part, frames=range(count)) for part, count in zip(latents.split(2, 1), (4, 8), strict=True)]
+    shown = torch.cat([video.add(clip) for clip in given])  # type: ignore[arg-type]
+    assert torch.equal(shown, to_whole(parts[0].decode(latents[None]))[0]) and made == moves
+    assert any(isinstance(kept, torch.Tensor) for kept in video._stream._memory)
+
+
 def test_two_streams_do_not_mix(parts):
     vae = parts[0]
     a, b = noise(1, 48, 2, 2, 2), noise(1, 48, 2, 2, 2, seed=SEED + 9)
