@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 
 from spatia_model.config import FRAME_RATE, MiniConfig, mini_camera
 from spatia_model.worlds import World
-from spatia_model.worlds.trajectories import sample_path
+from spatia_model.worlds.trajectories import pose_from, sample_path
 from spatia_model.worlds.watching import watching_walk
 
 
@@ -41,22 +41,28 @@ def watch(seed: int, clips: int, config: MiniConfig) -> tuple[dict[str, torch.Te
     return walk(seed, clips, config) if found is None else _rendered(*found, clips, config)
 
 
+def views(seed: int, count: int, config: MiniConfig) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """`count` first pictures of one world, each from another place at another time: many rooms teach more about depth than many frames."""
+    world, rng = World.generate(seed), np.random.default_rng([seed, 29])
+    tilts = [pose_from(0.0, 0.0, 0.0, 0.0, float(rng.normal(0, 0.1)), float(rng.normal(0, 0.02))) for _ in range(count)]
+    poses = torch.stack([world.start_pose(rng) @ tilt for tilt in tilts])
+    times = torch.from_numpy(rng.uniform(0, 48, count))
+    return _pictures(world, poses, times, config), {"seed": str(seed)}
+
+
+def _pictures(world: World, poses: torch.Tensor, times: torch.Tensor, config: MiniConfig) -> dict[str, torch.Tensor]:
+    truth = world.render(poses, mini_camera(config), times, threads=1)
+    return {"rgb": truth.rgb, "depth": truth.depth.half(), "dynamic": truth.dynamic, "T_world_camera": poses}
+
+
 def _rendered(
     world: World, path: torch.Tensor, times: torch.Tensor, clips: int, config: MiniConfig
 ) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    camera = mini_camera(config)
-    truth = world.render(path, camera, times, threads=1)
     captions = []
     for clip in range(clips):
         window = slice(clip * config.frames_per_clip, (clip + 1) * config.frames_per_clip + 1)
-        captions.append(world.describe(path[window], camera, times[window]))
-    tensors = {
-        "rgb": truth.rgb,
-        "depth": truth.depth.half(),
-        "dynamic": truth.dynamic,
-        "T_world_camera": path,
-    }
-    return tensors, {"seed": str(world.seed), "captions": json.dumps(captions), "prompt": world.caption()}
+        captions.append(world.describe(path[window], mini_camera(config), times[window]))
+    return _pictures(world, path, times, config), {"seed": str(world.seed), "captions": json.dumps(captions), "prompt": world.caption()}
 
 
 def write_atomic(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
@@ -65,23 +71,23 @@ def write_atomic(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[st
     os.replace(temporary, path)
 
 
-def _make(args: tuple[int, int, MiniConfig, Path, bool]) -> None:
-    seed, clips, config, directory, watching = args
+def _make(args: tuple[int, int, MiniConfig, Path, str]) -> None:
+    seed, clips, config, directory, kind = args
     torch.set_num_threads(1)
     path = directory / f"{seed:07d}.safetensors"
     if not path.exists():
-        write_atomic(path, *(watch if watching else walk)(seed, clips, config))
+        write_atomic(path, *{"walk": walk, "watch": watch, "views": views}[kind](seed, clips, config))
 
 
 def make_walks(
-    directory: Path, seeds: range, clips: int = 7, config: MiniConfig | None = None, processes: int = 1, watching: bool = False
+    directory: Path, seeds: range, clips: int = 7, config: MiniConfig | None = None, processes: int = 1, kind: str = "walk"
 ) -> None:
     """Render the worlds of `seeds` into `directory`; files that exist are kept, so an interrupted run goes on.
 
-    `watching`: not walks through the worlds, but cameras before what moves in them (see `watch`).
+    `kind`: "walk", "watch" or "views", the function of that name; of views, `clips` says how many.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    jobs = [(seed, clips, config or MiniConfig(), directory, watching) for seed in seeds]
+    jobs = [(seed, clips, config or MiniConfig(), directory, kind) for seed in seeds]
     run_jobs(_make, jobs, processes, f"worlds in {directory.name}")
 
 

@@ -28,6 +28,7 @@ class CompactPerceptionConfig:
     widths: tuple[int, ...] = (24, 40, 64, 96, 112)
     looks: int = 2  # attention blocks at the last but one scale
     every: int = 2  # look at every n-th frame of a clip: what the map fuses
+    by_looks: bool = False  # of a single picture, call dynamic what by its looks may move; else nothing, for want of evidence
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "widths", tuple(self.widths))
@@ -131,8 +132,8 @@ class CompactPerception(nn.Module):
         prior: Projection | None = None,
         previous: torch.Tensor | None = None,
     ) -> Perception:
-        """See `Perceiver.perceive`. Without `prior` and `previous`, dynamic is what by its looks may move, as a ball may; nothing thinner
-        than three pixels is, for door frames and posts look like the ropes that things swing from.
+        """See `Perceiver.perceive`. Without `prior` and `previous` nothing is called dynamic, for there is no evidence; with `by_looks`,
+        what looks as if it might move is, as a ball does: nothing thinner than three pixels, for posts look like the ropes of swings.
 
         Of several frames every n-th is looked at, counted from the last (the map fuses no more); the others get the depth and the motion of
         the nearest one and no confidence.
@@ -148,7 +149,7 @@ class CompactPerception(nn.Module):
             depth = median(depth)  # single wrong pixels would be edges to the map, and edges are holes
         dynamic = logit.sigmoid().cpu()
         if prior is None and previous is None:
-            dynamic = opened(dynamic)
+            dynamic = opened(dynamic) if self.config.by_looks else torch.zeros_like(dynamic)
         source = nearest(len(frames), rows)
         looked = torch.zeros(len(frames), 1, 1)
         looked[rows] = 1

@@ -37,6 +37,7 @@ from spatia_model.training.stage_vae import VAEStage, measure_latents
 MINI = MiniConfig()
 PICTURES = "pictures.npy"
 WATCHED_CLIPS = 2  # one without, one with a past that shows how things move
+VIEWS = 6  # of each world of which only first pictures are taken
 # Momentum is short: what a critic wants changes with every step.
 AGAINST_CRITIC = LoopConfig(lr=4e-4, warmup=30, betas=(0.5, 0.95), ema=0.99)
 
@@ -48,7 +49,8 @@ def data(out: Path, args: argparse.Namespace) -> None:
     PicturePool(out / PICTURES, args.pictures)
     first = args.seed + args.worlds
     make_walks(out / "walks", range(args.seed, first), args.clips, MINI, args.processes)
-    make_walks(out / "walks", range(first, first + args.watched), WATCHED_CLIPS, MINI, args.processes, watching=True)
+    make_walks(out / "walks", range(first, first + args.watched), WATCHED_CLIPS, MINI, args.processes, "watch")
+    make_walks(out / "views", range(first + args.watched, first + args.watched + args.views), VIEWS, MINI, args.processes, "views")
     make_windows(out / "walks", out / "windows", MINI, args.processes)
 
 
@@ -93,7 +95,8 @@ def perception(out: Path, args: argparse.Namespace) -> None:
     windows = WindowFolder(out / "walks", out / "windows")
     validation = WindowFolder(out / "validation", out / "windows-validation")
     batch = int(_numbers(args.batch, "batch").get("perception", 12))
-    stage = PerceptionStage(windows, validation, PicturePool(out / PICTURES), batch=batch)
+    views = ClipFolder(out / "views") if any((out / "views").glob("*.safetensors")) else None
+    stage = PerceptionStage(windows, validation, PicturePool(out / PICTURES), views=views, batch=batch)
     fit(stage, loop_config(args, "perception", LoopConfig(steps=3000, lr=0.01, optimizer="muon", validate_every=500)), out, args.device)
 
 

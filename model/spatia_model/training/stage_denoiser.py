@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -49,11 +48,7 @@ class Generator(nn.Module):
 
 
 class DenoiserStage:
-    """Clean-sample prediction with conditions dropped at random; weights favour movers (`moving`), where they might be
-    (`around`), and what the memory lacks.
-
-    A share `first` begins with pure noise, as the sampler does: there alone the text decides where things go. With less noise the noised
-    truth gives it away, and nothing would be learned of words.
+    """Clean-sample prediction with conditions dropped at random; weights favour movers and what the memory lacks.
 
     From step `own_from` on (None: never) a share `own` of the batches are not true latents with noise but what the sampler itself makes
     of noise in its first of `own_steps` steps. With a few large steps the two differ: the sampler's half-way latents are smoother than
@@ -74,10 +69,6 @@ class DenoiserStage:
         drop_text: float = 0.1,
         drop_memory: float = 0.08,
         history_noise: float = 0.08,
-        moving: float = 8.0,
-        around: float = 16.0,
-        first: float = 0.5,
-        reference_odds: tuple[float, ...] = (0.3, 0.4, 0.15, 0.15),
         own: float = 0.5,
         own_from: int | None = None,
         own_steps: int = 4,
@@ -87,7 +78,6 @@ class DenoiserStage:
         self.latents, self.validation, self.batch = latents, validation, batch
         self.vae: CompactVideoVAE = vae.eval()
         self.drop_text, self.drop_memory, self.history_noise = drop_text, drop_memory, history_noise
-        self.moving, self.around, self.first, self.reference_odds = moving, around, first, reference_odds
         self.own, self.own_from, self.own_steps = own, own_from, own_steps
         self.known = 1 + (self.mini.history_frames - 1) // vae.temporal_factor
         with torch.inference_mode():  # control when there is no memory: nothing covered, all of it filled with grey
@@ -97,7 +87,7 @@ class DenoiserStage:
 
     def draw(self, rng: np.random.Generator) -> tuple[dict[str, torch.Tensor], list[str], int]:
         """A batch with one number of references (0 to K)."""
-        references = int(rng.choice(len(self.reference_odds), p=self.reference_odds)) if self.mini.max_references == 3 else 0
+        references = int(rng.choice(self.mini.max_references + 1, p=[0.3, 0.2, 0.2, 0.3])) if self.mini.max_references == 3 else 0
         rows, texts = [], []
         for _ in range(self.batch):
             tensors, prompt, text = self.latents.window(rng, references)
@@ -110,7 +100,7 @@ class DenoiserStage:
             if rng.random() < 0.1:
                 tensors["control"] = torch.cat([tensors["control"][: channels + 4], torch.zeros_like(tensors["control"][channels + 4 :])])
             rows.append(tensors)
-            texts.append("" if rng.random() < self.drop_text else join_texts(prompt if rng.random() < 0.25 else "", text))
+            texts.append("" if rng.random() < self.drop_text else join_texts(prompt if rng.random() < 0.5 else "", text))
         batch = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
         return batch, texts, references
 
@@ -121,7 +111,7 @@ class DenoiserStage:
         data, b = batch["target"], self.batch
         refs = batch["references"][:, :references].transpose(1, 2)  # (B, C, R, h, w)
         sigma = torch.sigmoid(torch.randn(b, generator=generator) * 1.2 + 0.4).clamp(0.005, 1)
-        first = torch.rand(b, generator=generator) < self.first
+        first = torch.rand(b, generator=generator) < 0.12  # the first step of a few counts most
         sigma = torch.where(first, torch.ones(()), sigma).to(device)
         taken = self._steps_taken(rng, step)
         if taken:
@@ -143,9 +133,8 @@ class DenoiserStage:
         with sdpa_kernel(SDPBackend.MATH):  # the fused kernel's backward is slower at these few tokens
             out = self.model.transformer(x, times, context, batch["control"], references).float()
         error = (out - x_target(refs, data))[:, :, references + self.known :].square().mean(1)  # (B, F, h, w)
-        moving, uncovered = (batch[name][:, self.known :] / 255 for name in ("moving", "uncovered"))
-        weight = 1 + self.moving * moving + self.around * neighbourhood(batch["moving"] / 255) + 0.5 * uncovered
-        weight = weight / (sigma.square() + 0.5).view(-1, 1, 1, 1)
+        weight = 1 + 4 * batch["moving"][:, self.known :] / 255 + 0.5 * batch["uncovered"][:, self.known :] / 255
+        weight = weight / (sigma.square() + 0.1).view(-1, 1, 1, 1)
         covered = batch["uncovered"][:, self.known :] < 64
         figures = {"mse_covered": float(error.detach()[covered].mean()), "mse_uncovered": float(error.detach()[~covered].mean())}
         return (error * weight).mean(), {k: v for k, v in figures.items() if np.isfinite(v)}
@@ -225,14 +214,6 @@ class DenoiserStage:
             truth, frames, _, _, shown = self._validation(i)
             rows.append(torch.cat([truth[3], shown[3], frames[3], truth[7], shown[7], frames[7]], 1))
         return torch.cat(rows, 0).numpy()
-
-
-def neighbourhood(moving: torch.Tensor, reach: int = 3) -> torch.Tensor:
-    """(B, F, h, w) shares of moving pixels -> (B, 1, h, w): the greatest share in any frame within `reach` latent pixels.
-
-    Where something moves, not being here counts as being there: weights on the mover alone would reward smears.
-    """
-    return F.max_pool2d(moving.amax(1, keepdim=True), 2 * reach + 1, 1, reach)
 
 
 def x_target(references: torch.Tensor, data: torch.Tensor) -> torch.Tensor:

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from spatia_model.config import MiniConfig, mini_camera
+from spatia_model.data.procedural import ClipFolder
 from spatia_model.data.windows import WindowFolder
 from spatia_model.evaluation.metrics import blur
 from spatia_model.perception.compact import CompactPerception, CompactPerceptionConfig, stack_inputs
@@ -25,7 +26,12 @@ FAR = 45.0  # metres; beyond it depth is sky, judged on being far, not on how fa
 
 
 class PerceptionStage:
-    """Laplace likelihood of log depth, cross-entropy of motion."""
+    """Laplace likelihood of log depth, cross-entropy of motion.
+
+    Args:
+        views: first pictures of more worlds; a share `first` of the batch is drawn from them.
+        batch, stills: samples from worlds and of pictures of nothing in particular, per step.
+    """
 
     name = "perception"
 
@@ -36,17 +42,23 @@ class PerceptionStage:
         pool: PicturePool,
         config: CompactPerceptionConfig | None = None,
         mini: MiniConfig | None = None,
+        views: ClipFolder | None = None,
         batch: int = 12,
         stills: int = 3,
+        first: float = 0.4,
     ):
         self.model = CompactPerception(config)
-        self.windows, self.validation, self.pool = windows, validation, pool
+        self.windows, self.validation, self.pool, self.views = windows, validation, pool, views
         self.mini = mini or MiniConfig()
         self.camera = mini_camera(self.mini)
-        self.batch, self.stills = batch, stills
+        self.batch, self.stills, self.first = batch, stills, first
 
     def loss(self, rng: np.random.Generator, generator: torch.Generator, step: int) -> tuple[torch.Tensor, dict[str, float]]:
-        samples = [self._world_sample(rng) for _ in range(self.batch)] + [self._still_sample(rng) for _ in range(self.stills)]
+        def sample():
+            return self._view_sample(rng) if self.views is not None and rng.random() < self.first else self._world_sample(rng)
+
+        worlds = [sample() for _ in range(self.batch)]
+        samples = worlds + [self._still_sample(rng) for _ in range(self.stills)]
         x, depth, dynamic, known = (torch.cat(part).to(device_of(self.model)) for part in zip(*samples, strict=True))
         log_depth, log_scale, logit = self.model(x)
         log_truth = depth.clamp(0.05, FAR).log()
@@ -75,13 +87,16 @@ class PerceptionStage:
             if projection is not None:
                 projection = Projection(projection.rgb, projection.depth * scale, projection.mask, projection.index)
         x = stack_inputs(rgb, walk.poses(i, i + 1), self.camera, projection, earlier)
-        known = torch.ones_like(depth)
-        if not plain and rng.random() < 0.4:
-            x, depth, dynamic = zoom(rng, x, depth, dynamic)
-        if not plain and rng.random() < 0.5:
-            x, depth, dynamic = x.flip(-1), depth.flip(-1), dynamic.flip(-1)
-            x[:, 11] = -x[:, 11]  # the ray's "right"
-        return x, depth, dynamic, known
+        return (x, depth, dynamic, torch.ones_like(depth)) if plain else _varied(rng, x, depth, dynamic)
+
+    def _view_sample(self, rng: np.random.Generator):
+        """One picture, and nothing else."""
+        assert self.views is not None
+        handle = self.views.pick(rng)
+        i = int(rng.integers(handle.get_slice("rgb").get_shape()[0]))
+        rgb, depth, dynamic, pose = (handle.get_slice(name)[i : i + 1] for name in ("rgb", "depth", "dynamic", "T_world_camera"))
+        gain = rng.uniform(0.7, 1.3) * rng.uniform(0.9, 1.1, 3) if rng.random() < 0.5 else np.ones(3)
+        return _varied(rng, stack_inputs(_expose(rgb, gain), pose, self.camera, None, None), depth.float(), dynamic.float())
 
     def _still_sample(self, rng: np.random.Generator):
         """A picture of nothing in particular whose memory shows the same: keep the memory's depth, call nothing moving."""
@@ -141,6 +156,16 @@ class PerceptionStage:
             parts = [picture(x[:, :3]), picture(x[:, 3:6]), grey(0.8 / depth), grey(0.8 / log_depth.exp())]
             rows.append(np.concatenate([*parts, grey(1 - log_scale.exp() * 5), grey(dynamic), grey(logit.sigmoid())], 1))
         return np.concatenate(rows, 0)
+
+
+def _varied(rng: np.random.Generator, x: torch.Tensor, depth: torch.Tensor, dynamic: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """A sample with another field of view, or mirrored, some of the time; all its depth is known."""
+    if rng.random() < 0.4:
+        x, depth, dynamic = zoom(rng, x, depth, dynamic)
+    if rng.random() < 0.5:
+        x, depth, dynamic = x.flip(-1), depth.flip(-1), dynamic.flip(-1)
+        x[:, 11] = -x[:, 11]  # the ray's "right"
+    return x, depth, dynamic, torch.ones_like(depth)
 
 
 def zoom(

@@ -15,7 +15,7 @@ from torch import nn
 from spatia_model.training.critics import PatchCritic, judged
 from spatia_model.training.loop import device_of
 from spatia_model.training.stage_decoder import CRITIC_WIDTHS, SEEN
-from spatia_model.training.stage_denoiser import DenoiserStage, Generator, neighbourhood
+from spatia_model.training.stage_denoiser import DenoiserStage, Generator
 
 
 class Judged(nn.Module):
@@ -33,8 +33,7 @@ class SharpenStage:
     Args:
         denoiser: the trained stage; its model is trained further.
         adversarial: weight of the critic's opinion, reached after `ramp` steps.
-        anchor: weight of squared error where the memory knows nothing or something moves about (1 where it knows).
-        moving: more of it on what moves, so that it stays where the text and the past have it.
+        anchor: weight of squared error where the memory knows nothing (1 where it knows).
         plain: share of batches with the denoiser's own loss.
         crop: side, in latent pixels, of the piece of each window that is decoded and judged: where least is covered.
         flatness: see `critic_loss`.
@@ -47,14 +46,13 @@ class SharpenStage:
         denoiser: DenoiserStage,
         adversarial: float = 0.2,
         anchor: float = 0.1,
-        moving: float = 1.0,
         plain: float = 0.15,
         ramp: int = 50,
         crop: int = 10,
         flatness: float = 0.01,
     ):
         self.denoiser, self.adversarial, self.anchor, self.plain, self.ramp = denoiser, adversarial, anchor, plain, ramp
-        self.moving, self.crop, self.flatness = moving, crop, flatness
+        self.crop, self.flatness = crop, flatness
         self.model = Judged(denoiser.model)
 
     def loss(self, rng: np.random.Generator, generator: torch.Generator, step: int) -> tuple[torch.Tensor, dict[str, float]]:
@@ -66,11 +64,10 @@ class SharpenStage:
         batch = {name: tensor.to(device_of(self.model)) for name, tensor in batch.items()}
         made = stage.last_step(batch, texts, references, generator)
         uncovered, moving = (batch[name][:, stage.known :] / 255 for name in ("uncovered", "moving"))
-        unknown = torch.maximum(uncovered, neighbourhood(batch["moving"] / 255))  # nobody can know
-        weight = self.anchor + (1 - self.anchor) * (1 - unknown) + self.moving * moving
+        weight = self.anchor + (1 - self.anchor) * (1 - uncovered) + 4 * moving
         error = (made - batch["target"])[:, :, stage.known :].square().mean(1)
         known = (error * weight).mean()
-        real, drawn, share = self._pictures(batch["target"], made, unknown, rng)
+        real, drawn, share = self._pictures(batch["target"], made, torch.maximum(uncovered, moving), rng)
         critic, opinion = judged(self.model.critic, real, drawn, real[:, :0], share, generator, self.flatness)
         covered = uncovered < 0.25
         figures = {
@@ -87,7 +84,7 @@ class SharpenStage:
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Decoded pieces of the truth and of what was made, SEEN frames in a row as channels, and which pixels count.
 
-        `wanted` (B, F, h, w): share of each latent pixel that the memory does not cover, or where something moves about.
+        `wanted` (B, F, h, w): share of each latent pixel that the memory does not cover, or that moves.
         """
         vae, side = self.denoiser.vae, min(self.crop, *target.shape[-2:])
         total = F.avg_pool2d(wanted.amax(1, keepdim=True), side, 1)  # of every possible piece

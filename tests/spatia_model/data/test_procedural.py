@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from spatia_model.config import FRAME_RATE, MiniConfig, mini_camera
 from spatia_model.data import procedural
-from spatia_model.data.procedural import ClipFolder, make_walks, run_jobs, walk, watch, write_atomic
+from spatia_model.data.procedural import ClipFolder, make_walks, run_jobs, views, walk, watch, write_atomic
 from spatia_model.worlds import World
 
 SEED = 2_000_000
@@ -46,7 +46,7 @@ def test_a_walk_is_what_the_world_shows():
 
 
 def test_a_watched_world_shows_what_moves(tmp_path, monkeypatch):
-    make_walks(tmp_path, range(SEED + 410, SEED + 411), clips=2, config=CONFIG, watching=True)
+    make_walks(tmp_path, range(SEED + 410, SEED + 411), clips=2, config=CONFIG, kind="watch")
     with safe_open(tmp_path / f"{SEED + 410}.safetensors", framework="pt") as file:
         assert bool(file.get_tensor("dynamic")[0].any()) and file.get_tensor("rgb").shape == (17, 32, 32, 3)
         described = file.metadata()
@@ -54,6 +54,17 @@ def test_a_watched_world_shows_what_moves(tmp_path, monkeypatch):
     monkeypatch.setattr(procedural, "watching_walk", lambda *args: None)
     instead, plain = watch(SEED, 2, CONFIG)[0], walk(SEED, 2, CONFIG)[0]
     assert all(torch.equal(instead[name], tensor) for name, tensor in plain.items())
+
+
+def test_views_are_first_pictures_of_one_world(tmp_path):
+    make_walks(tmp_path, range(SEED, SEED + 1), clips=3, config=CONFIG, kind="views")
+    with safe_open(tmp_path / f"{SEED}.safetensors", framework="pt") as file:
+        held = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    assert held["rgb"].shape == (3, 32, 32, 3) and held["depth"].shape == held["dynamic"].shape == (3, 32, 32)
+    poses, world = held["T_world_camera"], World.generate(SEED)
+    assert bool(world.is_free(poses[:, :3, 3], 0.3).all())
+    assert float((poses[1:, :3, 3] - poses[:1, :3, 3]).norm(dim=-1).min()) > 0.1  # from different places
+    assert all(torch.equal(views(SEED, 3, CONFIG)[0][name], tensor) for name, tensor in held.items())
 
 
 def test_an_interrupted_run_goes_on(tmp_path, monkeypatch):

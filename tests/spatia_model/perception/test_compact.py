@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -145,12 +146,15 @@ def test_frames_between_get_their_neighbours_depth_and_no_confidence():
         CompactPerceptionConfig(every=0)
 
 
-def test_what_may_move_is_told_by_its_looks_and_by_evidence():
+@pytest.mark.parametrize("by_looks", [False, True])
+def test_without_evidence_only_looks_can_tell_what_moves(by_looks):
     net, path = network(), walk(0, frames=2)
+    net.config = replace(net.config, by_looks=by_looks)
     with torch.no_grad():
         logit = net(stack_inputs(frames(), path, CAMERA, None, None))[2]
-    seen, other = (net.perceive(given, path, CAMERA).dynamic for given in (frames(), frames().flip(0)))
-    assert torch.equal(seen[-1], opened(logit[-1:].sigmoid())[0]) and not torch.equal(seen, other)
+    seen = net.perceive(frames(), path, CAMERA).dynamic
+    assert torch.equal(seen[-1], opened(logit[-1:].sigmoid())[0] if by_looks else torch.zeros(SIZE, SIZE))
+    assert bool(seen.any()) == by_looks
     assert net.perceive(frames(), path, CAMERA, previous=frames().flip(0)).dynamic.max() > 0
     assert net.perceive(frames(), path, CAMERA, projection()).dynamic.max() > 0
 
