@@ -22,6 +22,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from spatia_model.training import models
 from spatia_model.training import recipe as recipes
 from spatia_model.training.checkpoints import Checkpoints, Ema
 from spatia_model.training.recipe import Recipe
@@ -285,7 +286,10 @@ def _export(accelerator: Any, stage: Stage, module: nn.Module, names: list[str],
 
             (out / "model").mkdir(parents=True, exist_ok=True)
             found = {name.removeprefix("module."): value for name, value in state.items()}
-            save_file({name: found[name].detach().cpu().contiguous() for name in names}, out / "model" / "weights.safetensors")
+            trained = {name: found[name].detach().cpu().contiguous() for name in names}
+            save_file(trained, out / "model" / "weights.safetensors")
+            if recipe.trainable == "lora":
+                save_file(models.released_lora(trained), out / "model" / "lora.safetensors")
             recipes.write(recipe, out / "model" / "recipe.json")
         return
     if accelerator.is_main_process:

@@ -186,5 +186,16 @@ def trained_tensors(module: nn.Module) -> dict[str, torch.Tensor]:
     return {name: p.detach().cpu().contiguous() for name, p in module.named_parameters() if p.requires_grad}
 
 
+def released_lora(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Trained adapters, by the names that a stage's module has for them, under the released file's keys (as `lora.save_lora`)."""
+    from spatia_model.generator import names
+
+    found = {}
+    for name, tensor in tensors.items():
+        module, _, side = name.removeprefix("transformer.").partition(".lora_")
+        found[f"pipe.dit.{names.to_official(module)}.lora_{side}"] = tensor
+    return found
+
+
 def count(parameters: Iterable[nn.Parameter]) -> int:
     return sum(p.numel() for p in parameters)

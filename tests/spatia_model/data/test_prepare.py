@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import errno
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -27,6 +32,7 @@ from spatia_model.types import Camera, Perception
 from tests.spatia_model.data import footage_files as files
 from tests.spatia_model.tiny import tiny_parts
 
+ROOT = Path(__file__).resolve().parents[3]
 SETTINGS = Settings(height=32, width=32, fps=8, frames=13, preceding=5, clips_per_video=2, references=3, voxel=0.02, candidate_rate=2)
 NAMES = run.ToolNames("none", "", "")
 
@@ -343,6 +349,24 @@ def test_two_processes_make_what_one_makes(tmp_path):
         summary = run.prepare(SpatialVID(tmp_path / "sv"), tmp_path / str(processes), SETTINGS, NAMES, processes)
         assert summary["videos_with_clips"] == 2 and "poses.npy is missing" in summary["set_aside"]["b"]
     same(tmp_path / "1", tmp_path / "2")
+
+
+@pytest.mark.slow
+def test_a_parallel_run_that_is_killed_goes_on(tmp_path):
+    """SIGKILL of all its processes, once something is finished; the same command then does the rest."""
+    words = ["worlds", "--worlds", "6", "--world-seed", "40", "--size", "32x32", "--vae", "none", "--clips-per-video", "1"]
+    command = [sys.executable, "-m", "spatia_env.cli", "prepare", *words, "--processes", "2", "--out", str(tmp_path / "killed")]
+    path = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'model'}", "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, cwd=ROOT, env=path, start_new_session=True, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not list((tmp_path / "killed" / "parts").glob("world-*.parquet")):
+        time.sleep(0.02)
+    assert process.poll() is None, "it ended before it could be killed"
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert 1 <= len(list((tmp_path / "killed" / "parts").glob("world-*.parquet"))) < 6 and not (tmp_path / "killed" / "index.json").exists()
+    for name in ("killed", "whole"):
+        assert cli.run(parse(*words, "--out", tmp_path / name)) == 0
+    same(tmp_path / "killed", tmp_path / "whole")
 
 
 # -- the command ----------------------------------------------------------------------------------------------------------

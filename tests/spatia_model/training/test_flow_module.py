@@ -200,6 +200,20 @@ def test_lora_trains_adapters_of_the_main_blocks_and_nothing_else():
     assert all(".blocks." in n and "vace" not in n for n in adapters) and len(adapters) == 2 * 10 * 2
 
 
+def test_gathered_adapters_make_the_released_file(tmp_path):
+    """Sharded runs gather what was trained by name; the file is the one that the model itself would write."""
+    from safetensors.torch import load_file
+
+    from spatia_model.generator.lora import save_lora
+
+    held, settings = parts(), recipe(trainable="lora", lora_rank=2)
+    models.choose(held, settings)
+    found = models.released_lora(models.trained_tensors(FlowModule(held.transformer, held.text, settings)))
+    save_lora(held.transformer, tmp_path / "lora.safetensors")
+    expected = load_file(tmp_path / "lora.safetensors")
+    assert found.keys() == expected.keys() and all(torch.equal(found[key], expected[key]) for key in expected)
+
+
 def test_all_trains_text_and_transformer():
     got, names = gradients("all")
     assert any(n.startswith("text.") for n in got) and any("vace" in n for n in got) and len(got) > 0.9 * len(names)
