@@ -24,7 +24,9 @@ def parse(*words: object) -> argparse.Namespace:
     ("words", "message"),
     [
         (("--seed", -1), "training seeds lie in 0..999,999"),
-        (("--seed", 999_999, "--worlds", 2), "--seed 999999 --worlds 2 leaves that range"),
+        (("--seed", 999_999, "--worlds", 2), "--seed 999999 --worlds 2 --watched 2 --views 2 leaves that range"),
+        (("--seed", 999_990, "--worlds", 2, "--watched", 4, "--views", 5), "leaves that range"),
+        (("--watched", -1), "--watched -1"),
         (("--seed", 1_000_000), "leaves that range"),
         (("--worlds", 0), "--worlds 0"),
         (("--processes", 0), "--processes must be at least 1, got 0"),
@@ -84,5 +86,6 @@ def test_from_nothing_to_a_model(tmp_path: Path):
     data = [path for place in ("walks", "windows", "latents") for path in (run / place).iterdir()]
     written = [path.stat().st_mtime_ns for path in data]
     assert cli.run(args) == 0
-    assert written == [path.stat().st_mtime_ns for path in data] and len(data) == 2 + 2 + 4
+    assert written == [path.stat().st_mtime_ns for path in data] and len(data) == 4 + 4 + 8  # walked and watched
+    assert len(list((run / "views").iterdir())) == 2
     assert (run / "vae.jsonl").read_text().count("\n") == 1
