@@ -210,11 +210,14 @@ def summarise(results: list[dict[str, Any]], tasks: list[str], worlds: list[str]
 
 
 def smoothed(curve: list[dict[str, Any]], key: str, window: int = SMOOTHED) -> list[tuple[int, float]]:
-    """(steps, mean over the episodes that ended in the last `window` steps), where there were any."""
+    """(steps, mean over the episodes that ended in the last `window` steps), where there were any.
+
+    The first window is left out but for its end: there only short episodes have ended, the lucky ones.
+    """
     found = []
     for point in curve:
         recent = [p for p in curve if point["steps"] - window < p["steps"] <= point["steps"] and p["episodes"]]
-        if recent:
+        if recent and point["steps"] >= window:
             weights = [p["episodes"] for p in recent]
             found.append((point["steps"], float(np.average([p[key] for p in recent], weights=weights))))
     return found
