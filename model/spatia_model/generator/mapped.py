@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from spatia_model.generator.checkpoint import CheckpointError, check_tensors
+from spatia_model.generator.conversion.spans import read_spans
 
 
 def mapped_tensors(folder: Path, stem: str) -> dict[str, torch.Tensor]:
@@ -23,14 +23,31 @@ def mapped_tensors(folder: Path, stem: str) -> dict[str, torch.Tensor]:
     files = sorted(set(json.loads(index.read_text())["weight_map"].values())) if index.is_file() else [f"{stem}.safetensors"]
     tensors: dict[str, torch.Tensor] = {}
     for name in files:
-        path = folder / name
-        if not path.is_file():
-            raise CheckpointError(f"{path}: no such file of weights; convert anew, or copy the folder again")
-        try:
-            with safe_open(str(path), framework="pt", device="cpu") as file:
-                tensors.update({key: file.get_tensor(key) for key in file.keys()})  # noqa: SIM118 (not a mapping)
-        except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-            raise CheckpointError(f"{path}: not a whole safetensors file ({error}); convert anew, or copy the folder again") from error
+        tensors.update(mapped_file(folder / name))
+    return tensors
+
+
+def mapped_file(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of one safetensors file, memory-mapped: only the header is read.
+
+    (safetensors' own reader touches every tensor, for which the system may read megabytes each.)
+
+    Raises:
+        CheckpointError: the file is missing or cut short; it is named.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file of weights; convert anew, or copy the folder again")
+    try:
+        spans = read_spans(path)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error} (of a converted folder: convert anew, or copy it again)") from error
+    whole = torch.from_file(str(path), shared=False, size=path.stat().st_size, dtype=torch.uint8)
+    tensors = {}
+    for name, span in spans.items():
+        part = whole[span.offset : span.offset + span.size_as(span.dtype)]
+        if span.offset % span.dtype.itemsize:  # between tensors of other types it may lie where its own can't be read
+            part = part.clone()
+        tensors[name] = part.view(span.dtype).view(span.shape)
     return tensors
 
 

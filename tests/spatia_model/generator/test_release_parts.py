@@ -183,6 +183,23 @@ def test_weights_are_the_files_themselves(folder):
     assert all(any(p.data_ptr() in place for place in mapped) for p in tensors)
 
 
+def test_mapped_tensors_are_those_of_the_file_wherever_they_lie(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    from spatia_model.generator.conversion.spans import read_spans, write_spans
+    from spatia_model.generator.mapped import mapped_file
+
+    source = {"a": noise(3, 5).bfloat16(), "b": noise(7), "c": noise(1).half(), "d": torch.zeros(0, 2), "e": noise(2, 3)}
+    save_file(source, tmp_path / "x.safetensors")
+    spans = read_spans(tmp_path / "x.safetensors")
+    write_spans(tmp_path / "y.safetensors", [(name, spans[name], spans[name].dtype) for name in source])  # "b" begins at an odd place
+    assert any(span.offset % span.dtype.itemsize for span in read_spans(tmp_path / "y.safetensors").values())
+    for file in ("x", "y"):
+        found = mapped_file(tmp_path / f"{file}.safetensors")
+        assert found.keys() == source.keys() == load_file(tmp_path / f"{file}.safetensors").keys()
+        assert all(torch.equal(found[name], source[name]) and found[name].dtype == source[name].dtype for name in source)
+
+
 def test_a_missing_shard_or_tensor_is_named(folder, tmp_path):
     import shutil
 

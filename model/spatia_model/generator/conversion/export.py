@@ -12,7 +12,8 @@ from spatia_model.generator import names
 from spatia_model.generator.checkpoint import CheckpointError
 from spatia_model.generator.conversion import sources
 from spatia_model.generator.conversion.convert import describe
-from spatia_model.generator.conversion.spans import partial, read_span, read_spans
+from spatia_model.generator.conversion.spans import partial
+from spatia_model.generator.mapped import mapped_file
 
 
 def export_release(folder: str | Path, out: str | Path) -> list[Path]:
@@ -26,8 +27,8 @@ def export_release(folder: str | Path, out: str | Path) -> list[Path]:
     folder, out = Path(folder), Path(out)
     described = describe(folder)
     shards = [folder / name for name in described["files"] if name.startswith("transformer/") and name.endswith(".safetensors")]
-    spans = {name: span for shard in shards for name, span in read_spans(shard).items()}
-    control = {names.to_official(name): read_span(span) for name, span in spans.items() if name.startswith("vace_")}
+    stored = {name: tensor for shard in shards for name, tensor in mapped_file(shard).items()}
+    control = {names.to_official(name): tensor for name, tensor in stored.items() if name.startswith("vace_")}
     adapter = folder / "lora" / "adapter_model.safetensors"
     return [_save(control, out / sources.CONTROL_FILE), _save(_released_keys(adapter), out / sources.LORA_FILE)]
 
@@ -45,11 +46,11 @@ def export_control(model: Any, path: str | Path, dtype: torch.dtype | None = Non
 def _released_keys(adapter: Path) -> dict[str, torch.Tensor]:
     """peft's keys back to `pipe.dit.<module>.lora_A.default.weight`."""
     tensors = {}
-    for key, span in read_spans(adapter).items():
+    for key, tensor in mapped_file(adapter).items():
         module, _, rest = key.removeprefix("base_model.model.").rpartition(".lora_")
         if not key.startswith("base_model.model.") or rest not in ("A.weight", "B.weight"):
             raise CheckpointError(f"{adapter}: {key} is no adapter weight; convert anew")
-        tensors[f"pipe.dit.{names.to_official(module)}.lora_{rest[0]}.default.weight"] = read_span(span)
+        tensors[f"pipe.dit.{names.to_official(module)}.lora_{rest[0]}.default.weight"] = tensor
     return tensors
 
 
