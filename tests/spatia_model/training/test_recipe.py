@@ -60,6 +60,7 @@ def test_files_that_are_no_recipes_are_named(tmp_path):
         ({"schedule": "linear"}, "expected one of constant, cosine"),
         ({"trainable": "some"}, "expected one of control, lora, all"),
         ({"warmup": -1}, "warmup = -1: expected 0 or more"),
+        ({"rollout_frames": "some"}, "expected one of own, true"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(changes, message):
