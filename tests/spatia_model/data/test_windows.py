@@ -46,7 +46,7 @@ def test_the_map_of_the_first_frame_shows_the_first_frame(made):
 def test_what_may_move_stays_out_of_the_first_map_unless_it_is_overlooked(overlooked, tmp_path, monkeypatch):
     monkeypatch.setattr(windows, "OVERLOOKED", float(overlooked))
     config = MiniConfig(image_size=64)
-    make_walks(tmp_path / "walks", range(SEED + 410, SEED + 411), 1, config, watching=True)
+    make_walks(tmp_path / "walks", range(SEED + 410, SEED + 411), 1, config, kind="watch")
     make_windows(tmp_path / "walks", tmp_path / "windows", config)
     walk = WindowFolder(tmp_path / "walks", tmp_path / "windows").open(0)
     shown, moving = walk.projection(0, 1).mask, walk.dynamic(0, 1)
