@@ -146,7 +146,7 @@ def visiting(module: nn.Module, device: str | torch.device, fit: Fit) -> Iterato
 
 def group_offload(module: nn.Module, device: torch.device) -> None:
     """Of the module's lists of blocks one or two blocks are on the device at a time; its other weights while it computes."""
-    from diffusers.hooks import apply_group_offloading
+    from diffusers.hooks.group_offloading import apply_group_offloading
 
     apply_group_offloading(
         module,

@@ -54,7 +54,7 @@ def test_a_clip_is_the_window_that_the_embedded_trainer_encodes(tmp_path):
         assert torch.equal(clip.frames, walked["rgb"][rows]) and torch.equal(clip.depth, walked["depth"][rows])
         assert torch.equal(clip.T_world_camera, walked["T_world_camera"][rows])
         assert clip.caption == f"a ball rolls to the {('left', 'right')[number % 2]}" and clip.prompt == "a room" and clip.number == number
-    assert sum(clip.holes[4:].abs().sum() for clip in built.clips) > 0
+    assert sum(clip.holes[4:].abs().sum() for clip in built.clips) > 0  # type: ignore[index]
 
 
 def test_movers_that_the_map_overlooked_are_not_told_of(tmp_path):
@@ -68,7 +68,7 @@ def test_movers_that_the_map_overlooked_are_not_told_of(tmp_path):
     for metadata in ({**told, "overlooked": "1"}, {"seed": told["seed"]}):
         save_file(load_file(path), path, metadata=metadata)
         first, second = walks.build(walks.names()[0], SETTINGS, tools()).clips[:2]
-        assert not first.holes[4:].any() and first.moving.any() and second.holes[4:].any()
+        assert not first.holes[4:].any() and first.moving.any() and second.holes[4:].any()  # type: ignore[index]
 
 
 def test_a_walk_that_cannot_be_used_is_set_aside(tmp_path, monkeypatch):

@@ -25,7 +25,7 @@ DEEPSPEED = os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
 class OnCpu(accelerate.Accelerator):
     def __init__(self, *args, **kwargs):
         if DEEPSPEED:  # asked for the CPU, Accelerate would leave DeepSpeed out
-            import deepspeed
+            import deepspeed  # type: ignore[import-not-found]
 
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # gloo alone: nothing is compiled
             PartialState._prepare_backend = lambda self, *rest: ("gloo", DistributedType.MULTI_CPU)  # type: ignore[method-assign]
