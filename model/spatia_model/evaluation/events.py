@@ -48,7 +48,7 @@ from spatia_model.geometry.camera import resize
 from spatia_model.types import Camera, GroundTruth
 from spatia_model.world_model import WorldModel
 from spatia_model.worlds import World
-from spatia_model.worlds.watching import LEAST_SHOWN, drift, shown, stands
+from spatia_model.worlds.watching import LEAST_SHOWN, SMALL, drift, inhabited, shown, stands
 from spatia_model.worlds.world import MOVING
 
 UNITS = {
@@ -135,11 +135,8 @@ def evaluate_events(
 
 def find_scene(seed: int, camera: Camera, step: int) -> Scene | None:
     """A camera at 1.2-3.5 m before a mover of the world of `seed`, with the mover in view as long as possible; None if none was found."""
-    world = World.generate(seed)
-    if not world.movers:
-        world = World.generate(seed, movers=1)
-    rng = np.random.default_rng([seed, 17])
-    small = resize(camera, 48, 48)
+    world, rng = inhabited(seed), np.random.default_rng([seed, 17])
+    small = resize(camera, SMALL, SMALL)
     best: tuple[float, Scene] | None = None
     times = frame_times(1 + CLIPS * step)
     for index, here in stands(world, rng, times[:: step // 2]):

@@ -10,9 +10,9 @@ import torch
 
 from spatia_model.geometry import se3
 from spatia_model.geometry.culling import Chunks, visible_chunks
+from spatia_model.geometry.neighbours import highest_near
 from spatia_model.geometry.rendering import SplatStyle, launcher, look_through, splat
 from spatia_model.memory import voxel_keys
-from spatia_model.memory.static_pixels import highest_near
 from spatia_model.types import Camera, Projection
 
 MAX_CONFIDENCE = 8.0  # evidence saturates here, so that an old point can still be updated and carved

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from spatia_model.geometry.camera import pixel_rays
+from spatia_model.geometry.neighbours import highest_near
 from spatia_model.perception.composed import looked_at, nearest
 from spatia_model.types import Camera, Perception, Projection
 
@@ -163,11 +164,9 @@ def median(depth: torch.Tensor, size: int = 5) -> torch.Tensor:
     return padded.unfold(2, size, 1).unfold(3, size, 1).flatten(-2).median(-1).values[:, 0]
 
 
-def opened(image: torch.Tensor, size: int = 3) -> torch.Tensor:
-    """(T, H, W) without its bright parts thinner than `size` pixels, odd: the greatest of the smallest of the neighbours."""
-    edge = size // 2
-    eroded = -F.max_pool2d(F.pad(-image[:, None], (edge,) * 4, mode="replicate"), size, 1)
-    return F.max_pool2d(F.pad(eroded, (edge,) * 4, mode="replicate"), size, 1)[:, 0]
+def opened(image: torch.Tensor) -> torch.Tensor:
+    """(T, H, W) without its bright parts thinner than three pixels: the greatest of the smallest of the neighbours."""
+    return highest_near(-highest_near(-image, 1), 1)
 
 
 def confidence_of(log_scale: torch.Tensor) -> torch.Tensor:

@@ -79,7 +79,7 @@ class PerceptionStage:
         earlier = walk.rgb(i - self.mini.motion_gap, i - self.mini.motion_gap + 1) if evidence else None
         projection = walk.projection(i, i + 1) if prior else None
         if not plain:
-            gain = rng.uniform(0.7, 1.3) * rng.uniform(0.9, 1.1, 3) if rng.random() < 0.5 else np.ones(3)  # another exposure, other lamps
+            gain = _gain(rng)
             rgb, earlier = degrade(rng, _expose(rgb, gain)), None if earlier is None else degrade(rng, _expose(earlier, gain))
             projection = None if projection is None else replace(projection, rgb=_expose(projection.rgb, gain))
             scale = float(np.exp(rng.uniform(-0.3, 0.3))) if prior and projection is not None and projection.coverage > 0.2 else 1.0
@@ -95,8 +95,7 @@ class PerceptionStage:
         handle = self.views.pick(rng)
         i = int(rng.integers(handle.get_slice("rgb").get_shape()[0]))
         rgb, depth, dynamic, pose = (handle.get_slice(name)[i : i + 1] for name in ("rgb", "depth", "dynamic", "T_world_camera"))
-        gain = rng.uniform(0.7, 1.3) * rng.uniform(0.9, 1.1, 3) if rng.random() < 0.5 else np.ones(3)
-        return _varied(rng, stack_inputs(_expose(rgb, gain), pose, self.camera, None, None), depth.float(), dynamic.float())
+        return _varied(rng, stack_inputs(_expose(rgb, _gain(rng)), pose, self.camera, None, None), depth.float(), dynamic.float())
 
     def _still_sample(self, rng: np.random.Generator):
         """A picture of nothing in particular whose memory shows the same: keep the memory's depth, call nothing moving."""
@@ -184,6 +183,11 @@ def zoom(
     channels = [c for c in range(x.shape[1]) if c < 3 or c >= 8]  # the frames and the rays; the memory's part has holes
     nearest[:, channels] = smooth[:, channels]
     return nearest[:, :-2], nearest[:, -2], nearest[:, -1]
+
+
+def _gain(rng: np.random.Generator) -> np.ndarray:
+    """(3,) Another exposure and other lamps, some of the time."""
+    return rng.uniform(0.7, 1.3) * rng.uniform(0.9, 1.1, 3) if rng.random() < 0.5 else np.ones(3)
 
 
 def _expose(frames: torch.Tensor, gain: np.ndarray) -> torch.Tensor:

@@ -17,6 +17,12 @@ SMALL = 48  # pixels a side, to see whether something is in view
 LEAST_SHOWN = 40.0  # pixels of a mover at the start
 
 
+def inhabited(seed: int) -> World:
+    """The world of a seed, with a mover at least where there is room for one."""
+    world = World.generate(seed)
+    return world if world.movers else World.generate(seed, movers=1)
+
+
 def stands(
     world: World,
     rng: np.random.Generator,
@@ -67,10 +73,7 @@ def watching_walk(seed: int, clips: int, step: int, camera: Camera) -> tuple[Wor
     What the picture can't tell is drawn anew: the mover goes as the seed has it, the other way, or stands still, from a random second on.
     The camera stands still for every third walk and drifts for the others.
     """
-    world = World.generate(seed)
-    if not world.movers:
-        world = World.generate(seed, movers=1)
-    rng = np.random.default_rng([seed, 23])
+    world, rng = inhabited(seed), np.random.default_rng([seed, 23])
     times = float(rng.integers(0, 48)) + torch.arange(1 + clips * step, dtype=torch.float64) / FRAMES_PER_SECOND
     still = rng.random() < 1 / 3
     for index in range(len(world.movers)):

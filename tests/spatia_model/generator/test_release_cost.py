@@ -11,6 +11,7 @@ from spatia_model.generator.checkpoint import load_official
 from spatia_model.generator.transformer import SpatiaTransformer
 from tests.agents.loading import load
 from tests.spatia_model.generator import reference_transformer as reference
+from tests.spatia_model.generator.test_transformer import build
 
 SEED = 2_000_900
 CONFIG = {
@@ -42,18 +43,7 @@ def weights():
 
 @pytest.fixture(scope="module")
 def model(weights):
-    network = SpatiaTransformer(
-        num_attention_heads=CONFIG["num_heads"],
-        attention_head_dim=CONFIG["dim"] // CONFIG["num_heads"],
-        in_channels=CONFIG["in_dim"],
-        out_channels=CONFIG["out_dim"],
-        text_dim=CONFIG["text_dim"],
-        freq_dim=CONFIG["freq_dim"],
-        ffn_dim=CONFIG["ffn_dim"],
-        num_layers=CONFIG["num_layers"],
-        vace_layers=tuple(CONFIG["vace_layers"]),
-        vace_in_channels=CONFIG["vace_in_dim"],
-    )
+    network = build(CONFIG)
     load_official(network, weights)
     return network.requires_grad_(False)
 

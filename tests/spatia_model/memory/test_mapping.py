@@ -5,10 +5,11 @@ import torch
 
 from spatia_model.geometry import se3
 from spatia_model.geometry.camera import unproject
+from spatia_model.geometry.neighbours import highest_near
 from spatia_model.memory import tracking
 from spatia_model.memory.mapping import MappingConfig, map_clip
 from spatia_model.memory.point_memory import PointMemory
-from spatia_model.memory.static_pixels import dilate, edge_strength, highest_near, slope
+from spatia_model.memory.static_pixels import dilate, edge_strength, slope
 from spatia_model.types import Perception
 from tests.spatia_model.geometry.scenes import paint, plane_depth, small_camera
 from tests.spatia_model.memory.test_point_memory import same
