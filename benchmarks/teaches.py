@@ -31,6 +31,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ENVS = {"generated": "SpatiaNav-v0", "true": "SpatiaTruth-v0"}
 BASELINES = ("random", "explorer")
 SMOOTHED = 256  # steps
+STEPS = {"reach-view": 1024, "explore": 2048}  # of a training, all worlds together; an hour is the longest that one may take
 AIMS = {"explore_times_random": 2.0, "reach_view_success": 0.6, "kept_in_truth": 0.75}
 
 
@@ -51,7 +52,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--trained-in", nargs="+", choices=tuple(ENVS), help="which worlds to train in (default: those of --worlds)")
     parser.add_argument("--baselines", nargs="*", default=list(BASELINES), choices=BASELINES, help="what else to evaluate")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each kind (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=5120, help="of each training (default: %(default)s)")
+    parser.add_argument("--steps", type=int, help=f"of each training (default: {', '.join(f'{n} of {task}' for task, n in STEPS.items())})")
     parser.add_argument("--minutes", type=float, default=60.0, help="the longest each training may take (default: %(default)s)")
     parser.add_argument("--episodes", type=int, default=30, help="of each evaluation (default: %(default)s)")
     parser.add_argument("--first-world", type=int, default=2_000_000, help="evaluations use this world and those after it")
@@ -78,7 +79,8 @@ class Study:
             for seed in range(args.seeds):
                 for world in args.trained_in:
                     folder = args.out / f"{task}_{world}_{seed}"
-                    log = self.ppo.train(ENVS[world], task, folder, seed, args.steps, args.minutes, args.num_envs, **self.arguments[world])
+                    steps = args.steps or STEPS[task]
+                    log = self.ppo.train(ENVS[world], task, folder, seed, steps, args.minutes, args.num_envs, **self.arguments[world])
                     curves[folder.name] = log["curve"]
         for task in args.tasks:
             for world in args.worlds:
@@ -259,7 +261,7 @@ def draw_curves(file: Path, curves: dict[str, list[dict[str, Any]]], results: li
 
 def main(argv: list[str] | None = None) -> int:
     args = parse_arguments(argv)
-    if min(args.seeds, args.steps, args.episodes, args.num_envs) < 1:
+    if min(args.seeds, 1 if args.steps is None else args.steps, args.episodes, args.num_envs) < 1:
         print("teaches: error: give at least 1 for --seeds, --steps, --episodes and --num-envs", file=sys.stderr)
         return 1
     try:
