@@ -17,6 +17,7 @@ from spatia_model.config import MiniConfig
 from spatia_model.generator.checkpoint import CheckpointError, load_weights, save_weights, verify_folder
 from spatia_model.generator.conversion.convert import DESCRIPTION, NOTES
 from spatia_model.generator.conversion.sources import fetch, is_hub_id
+from spatia_model.generator.motion import MotionConfig, MotionPlanner
 from spatia_model.generator.pipeline import ClipGenerator, SamplerOptions
 from spatia_model.generator.refiner import DetailRefiner, RefinerConfig
 from spatia_model.generator.text import CompactTextConfig, CompactTextEncoder
@@ -28,6 +29,7 @@ FORMAT = 1
 DESCRIPTIONS = ("config.json", DESCRIPTION)  # of the embedded tier and of the 5B
 EMBEDDED = Path(__file__).parent / "pretrained"
 FILES = ("vae.safetensors", "transformer.safetensors", "text.safetensors", "perception.safetensors", "refiner.safetensors")
+PLANNER = "motion.safetensors"  # a model may go without
 
 
 def convolution_dtype(device: str) -> torch.dtype:
@@ -63,10 +65,13 @@ def save_mini(
     text: CompactTextEncoder,
     perception: CompactPerception,
     refiner: DetailRefiner,
+    planner: MotionPlanner | None = None,
 ) -> None:
     """Write an embedded-tier model; `config.json` comes last, so a folder with one is whole."""
     folder.mkdir(parents=True, exist_ok=True)
-    parts = dict(zip(FILES, (vae, transformer, text, perception, refiner), strict=True))
+    parts: dict[str, Any] = dict(zip(FILES, (vae, transformer, text, perception, refiner), strict=True))
+    if planner is not None:
+        parts[PLANNER] = planner
     sums = {name: save_weights(part, folder / name) for name, part in parts.items()}
     described = {
         "format": FORMAT,
@@ -78,6 +83,7 @@ def save_mini(
         "text": asdict(text.config),
         "perception": asdict(perception.config),
         "refiner": asdict(refiner.config),
+        **({} if planner is None else {"motion": asdict(planner.config)}),
         "sha256": sums,
     }
     temporary = folder / "config.json.partial"
@@ -121,4 +127,23 @@ def load_mini(folder: Path, device: str = "cpu") -> tuple[ClipGenerator, Compact
     return ClipGenerator(vae, transformer, text, options, refiner), perception, config
 
 
-__all__ = ["EMBEDDED", "load_mini", "resolve", "save_mini"]
+def load_planner(folder: Path, device: str = "cpu") -> MotionPlanner | None:
+    """The planner of an embedded-tier folder that `load_mini` has checked; None where it has none.
+
+    Raises:
+        CheckpointError: its settings are odd, its file is missing, or a tensor in it missing, extra or misshapen.
+    """
+    described = json.loads((folder / "config.json").read_text())
+    if "motion" not in described:
+        return None
+    try:
+        planner = MotionPlanner(MotionConfig(**described["motion"]))
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(
+            f'{folder}/config.json misnames or misstates a setting of "motion" ({error}): take the folder\'s original config.json'
+        ) from error
+    load_weights(planner, folder / PLANNER)
+    return planner.to(device).eval().requires_grad_(False)
+
+
+__all__ = ["EMBEDDED", "load_mini", "load_planner", "resolve", "save_mini"]

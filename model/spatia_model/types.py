@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
+    from spatia_model.memory.entities import Entities
     from spatia_model.memory.point_memory import PointMemory
     from spatia_model.memory.references import KeyframeBank
 
@@ -115,3 +116,4 @@ class WorldState:
     clip_count: int
     frame_count: int
     rng_state: torch.Tensor  # uint8 state of the CPU generator all noise is drawn from
+    entities: Entities | None = None  # what moves, kept beside the memory; None: the tier leaves it to the generator

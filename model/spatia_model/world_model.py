@@ -20,16 +20,19 @@ import torch
 from PIL import Image
 
 from spatia_model.config import MiniConfig, mini_camera
+from spatia_model.generator.conditioning import fill_holes
+from spatia_model.generator.motion import MotionPlanner
 from spatia_model.generator.pipeline import ClipGenerator
 from spatia_model.generator.text import join_texts
 from spatia_model.geometry import se3
 from spatia_model.geometry.camera import resize
 from spatia_model.geometry.pictures import fit_image
+from spatia_model.memory.entities import ENTITY, Entities, find, followed, over
 from spatia_model.memory.free_space import blocks_view
 from spatia_model.memory.mapping import MappingConfig, map_clip
 from spatia_model.memory.point_memory import PointMemory
 from spatia_model.memory.references import KeyframeBank, retrieve, visible_surface
-from spatia_model.memory.static_pixels import flying_pixels, landed
+from spatia_model.memory.static_pixels import dilate, flying_pixels, landed
 from spatia_model.perception.protocols import Perceiver
 from spatia_model.types import Camera, Clip, Conditioning, Perception, Projection, WorldState
 
@@ -53,6 +56,13 @@ class _Job:
     text: str
     projection: Projection  # what the memory shows along the path
     references: tuple[int, ...]  # keyframes that saw the same surfaces
+    way: torch.Tensor | None = None  # (E, T, 3) metres by which every entity will have moved, as the text has it
+    layer: Projection | None = None  # the entities along the path, on their way
+
+    @property
+    def shown(self) -> Projection:
+        """The memory and, before it, what moves: what the generator is told."""
+        return self.projection if self.layer is None else over(self.projection, self.layer)
 
 
 class WorldModel:
@@ -63,10 +73,18 @@ class WorldModel:
         perceiver: frames to depth, confidence and motion.
         config: window, memory and sampler numbers.
         mapping: how clips enter the map.
+        planner: where the text makes things go; None: what moves is left to the generator.
     """
 
-    def __init__(self, generator: ClipGenerator, perceiver: Perceiver, config: MiniConfig, mapping: MappingConfig | None = None):
-        self.generator, self.perceiver, self.config = generator, perceiver, config
+    def __init__(
+        self,
+        generator: ClipGenerator,
+        perceiver: Perceiver,
+        config: MiniConfig,
+        mapping: MappingConfig | None = None,
+        planner: MotionPlanner | None = None,
+    ):
+        self.generator, self.perceiver, self.config, self.planner = generator, perceiver, config, planner
         self.mapping = mapping or MAPPING
 
     def __deepcopy__(self, memo: dict) -> WorldModel:
@@ -134,9 +152,14 @@ class WorldModel:
         out = flying_pixels(perception.depth, self.mapping.edge_threshold, self.mapping.sky_depth)
         depth = landed(perception.depth, frame, out)
         perception = replace(perception, depth=depth, confidence=perception.confidence.clamp(min=FIRST_CONFIDENCE))
+        background, entities = frame, None
+        if self.planner is not None:
+            moves = perception.dynamic > self.mapping.dynamic_threshold
+            entities = find(frame[0], depth[0], moves[0], path[0], camera)
+            background, perception = _behind(frame, perception, dilate(moves, self.mapping.dynamic_dilation))
         empty = PointMemory.empty(self.config.voxel_size)
         mapping = replace(self.mapping, edge_threshold=math.inf)
-        memory, _ = map_clip(empty, frame, path, camera, perception, empty.project(path, camera), 0, mapping)
+        memory, _ = map_clip(empty, background, path, camera, perception, empty.project(path, camera), 0, mapping)
         projection = memory.project(path, camera)
         keyframes = KeyframeBank().add(frame[0], path[0], visible_surface(memory, projection))
         h = self.config.history_frames
@@ -146,12 +169,13 @@ class WorldModel:
             keyframes=keyframes,
             frames=frame.repeat(h, 1, 1, 1),  # before the picture, time stood still
             frames_dynamic=perception.dynamic.repeat(h, 1, 1),
-            frames_projection=_select(projection, [0] * h),
+            frames_projection=_select(_drawn(projection, entities, path, camera), [0] * h),
             T_world_camera=path.repeat(h, 1, 1),
             prompt=prompt,
             clip_count=0,
             frame_count=1,
             rng_state=torch.Generator().manual_seed(seed).get_state(),
+            entities=entities,
         )
 
     def advance(self, state: WorldState, path: torch.Tensor, text: str = "", memory: bool = True) -> tuple[WorldState, Clip]:
@@ -187,8 +211,7 @@ class WorldModel:
         paths = [_check_path(path, self.config.frames_per_clip) for path in paths]
         count = min(torch.get_num_threads(), len(states))
         workers = _workers(count) if count > 1 else None
-        looks = _each(workers, lambda state, path: self._look(state, path, memory), states, paths)
-        jobs = [_Job(state, path, text, *look) for state, path, text, look in zip(states, paths, texts, looks, strict=True)]
+        jobs = _each(workers, lambda *each: self._look(*each, memory), states, paths, texts)
         if workers is None or not self._on_cpu:
             return self._clips(jobs, memory, workers)
         # Worlds with equally many references share a pass: keep them together.
@@ -210,13 +233,18 @@ class WorldModel:
         seen = [self._perceive(job, frames, memory) for job, frames in zip(jobs, clips, strict=True)]
         return _each(workers, self._remember, jobs, clips, seen, rngs, [memory] * len(jobs))
 
-    def _look(self, state: WorldState, path: torch.Tensor, memory: bool) -> tuple[Projection, tuple[int, ...]]:
-        """What the memory shows along the path, and which keyframes saw the same surfaces."""
+    def _look(self, state: WorldState, path: torch.Tensor, text: str, memory: bool) -> _Job:
+        """What the memory shows along the path, which keyframes saw the same surfaces, and where what moves will be."""
         if not memory:
-            return _empty_projection(len(path), state.camera), ()
+            return _Job(state, path, text, _empty_projection(len(path), state.camera), ())
         projection = state.memory.project(path, state.camera, threads=min(2, torch.get_num_threads()))
         visible = visible_surface(state.memory, projection)
-        return projection, retrieve(state.keyframes, visible, self.config.max_references, self.config.reference_threshold)
+        references = retrieve(state.keyframes, visible, self.config.max_references, self.config.reference_threshold)
+        way = layer = None
+        if self.planner is not None and state.entities is not None and len(state.entities):
+            way = self.planner.plan(state.entities, join_texts(state.prompt, text), state.T_world_camera[-1])
+            layer = state.entities.project(way, path, state.camera)
+        return _Job(state, path, text, projection, references, way, layer)
 
     def _condition(self, job: _Job, memory: bool) -> Conditioning:
         state = job.state
@@ -224,7 +252,7 @@ class WorldModel:
         return Conditioning(
             history=state.frames,
             history_dynamic=state.frames_dynamic,
-            projection=_concatenate(past, job.projection),
+            projection=_concatenate(past, job.shown),
             references=state.keyframes.frames(job.references, state.camera.height, state.camera.width),
             text=join_texts(state.prompt, job.text),
             T_world_camera=torch.cat([state.T_world_camera, job.path]),
@@ -242,7 +270,9 @@ class WorldModel:
         """Put what is static of the new frames into the map, and move the window on."""
         state, path, projection, references = job.state, job.path, job.projection, job.references
         step, count = state.clip_count + 1, state.frame_count + len(frames)
-        points, keyframes = state.memory, state.keyframes
+        points, keyframes, entities = state.memory, state.keyframes, state.entities
+        if memory and entities is not None:
+            entities, perception = self._followed(job, entities, frames, perception)
         if memory:
             perception = self._trusted(state, path, projection, references, perception)
             points, _ = map_clip(points, frames, path, state.camera, perception, projection, step, self.mapping)
@@ -254,14 +284,25 @@ class WorldModel:
             keyframes=keyframes,
             frames=torch.cat([state.frames, frames])[rows],
             frames_dynamic=torch.cat([state.frames_dynamic, perception.dynamic])[rows],
-            frames_projection=_select(_concatenate(state.frames_projection, projection), rows),
+            frames_projection=_select(_concatenate(state.frames_projection, job.shown), rows),
             T_world_camera=torch.cat([state.T_world_camera, path])[rows],
             prompt=state.prompt,
             clip_count=step,
             frame_count=count,
             rng_state=rng.get_state(),
+            entities=entities,
         )
         return new, Clip(frames, path, state.camera, projection, perception, references, job.text)
+
+    def _followed(self, job: _Job, entities: Entities, frames: torch.Tensor, perception: Perception) -> tuple[Entities, Perception]:
+        """The entities where the clip shows them to be, and a perception that calls their pixels moving."""
+        way = torch.zeros(len(entities), len(frames), 3) if job.way is None else job.way
+        layer = job.layer or entities.project(way, job.path, job.state.camera)
+        moves = perception.dynamic > self.mapping.dynamic_threshold
+        return (
+            followed(entities, way, layer, job.shown, frames[-1], perception.depth[-1], moves[-1], job.path[-1], job.state.camera),
+            replace(perception, dynamic=torch.maximum(perception.dynamic, (job.shown.index == ENTITY).float())),
+        )
 
     def _trusted(
         self, state: WorldState, path: torch.Tensor, projection: Projection, references: tuple[int, ...], perception: Perception
@@ -277,9 +318,9 @@ class WorldModel:
 @functools.lru_cache(maxsize=4)
 def _load(directory: Path, device: str, written: int) -> WorldModel:
     """`written` is only part of the cache's key: a model that was saved anew is read anew."""
-    from spatia_model.model_folder import load_mini
+    from spatia_model.model_folder import load_mini, load_planner
 
-    return WorldModel(*load_mini(directory, device))
+    return WorldModel(*load_mini(directory, device), planner=load_planner(directory, device))
 
 
 @functools.lru_cache(maxsize=4)
@@ -332,6 +373,27 @@ def _check_path(path: torch.Tensor, frames: int) -> torch.Tensor:
     if error > 1e-3 or (torch.linalg.det(R) < 0).any():
         raise ValueError(f"the path holds poses that are not rotations (off by {float(error):.2g}, or mirrored): orthonormalise them")
     return se3.orthonormalise(path) if error > 1e-9 else path
+
+
+def _behind(frame: torch.Tensor, perception: Perception, hidden: torch.Tensor) -> tuple[torch.Tensor, Perception]:
+    """The first picture without what moves: `hidden` (1, H, W) bool holds what lies beside it, and depth likewise.
+
+    Nobody will ever see what was there; a hole would be filled with the entity itself, which the generator knows from the past.
+    """
+    if not bool(hidden.any()) or bool(hidden.all()):
+        return frame, perception
+    known = (~hidden).float().unsqueeze(1)
+    seen = torch.cat([frame.permute(0, 3, 1, 2).float() / 127.5 - 1, 1 / perception.depth.unsqueeze(1)], 1)
+    filled = fill_holes(seen, known)
+    background = ((filled[:, :3] + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+    return background, replace(perception, depth=1 / filled[:, 3].clamp(min=1e-3), dynamic=torch.zeros_like(perception.dynamic))
+
+
+def _drawn(projection: Projection, entities: Entities | None, path: torch.Tensor, camera: Camera) -> Projection:
+    """The memory along a path with the entities before it, at rest."""
+    if entities is None or not len(entities):
+        return projection
+    return over(projection, entities.project(torch.zeros(len(entities), len(path), 3), path, camera))
 
 
 def _empty_projection(frames: int, camera: Camera) -> Projection:

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from spatia_model.generator.checkpoint import read_tensors, sha256, verify_checksum
+from spatia_model.memory.entities import Entities
 from spatia_model.memory.point_memory import PointMemory
 from spatia_model.memory.references import Keyframe, KeyframeBank
 from spatia_model.types import Camera, Projection, WorldState
@@ -19,6 +20,7 @@ from spatia_model.types import Camera, Projection, WorldState
 FORMAT = 1
 FILES = ("memory.ply", "state.safetensors")  # beside world.json, which holds their SHA-256
 _PLAIN = ("frames", "frames_dynamic", "T_world_camera", "rng_state")
+_ENTITIES = ("positions", "colors", "radii", "owner", "past", "watched")
 _PROJECTION = ("rgb", "depth", "mask", "index")
 
 
@@ -104,6 +106,9 @@ def _tensors(state: WorldState) -> dict[str, torch.Tensor]:
     tensors["K"] = state.camera.K
     for name in _PROJECTION:
         tensors[f"projection.{name}"] = getattr(state.frames_projection, name)
+    if state.entities is not None:
+        for name in _ENTITIES:
+            tensors[f"entities.{name}"] = getattr(state.entities, name)
     for keyframe in state.keyframes.keyframes:
         for name in ("frame", "T_world_camera", "visible"):
             tensors[f"keyframe.{keyframe.id}.{name}"] = getattr(keyframe, name)
@@ -126,5 +131,6 @@ def _state(described: dict, tensors: dict[str, torch.Tensor], memory: PointMemor
         prompt=str(described["prompt"]),
         clip_count=int(described["clip_count"]),
         frame_count=int(described["frame_count"]),
+        entities=Entities(*(tensors[f"entities.{name}"] for name in _ENTITIES)) if "entities.past" in tensors else None,
         **{name: tensors[name] for name in _PLAIN},
     )

@@ -190,7 +190,7 @@ def place_figures(model: WorldModel, scene: Scene, seed: int, strips: Path | Non
     _, clips = advance_all(model, state, path[1:], texts)
     cold = torch.cat([clip.frames for clip in clips])
 
-    player = WorldModel(cast(Any, Playback(truth.rgb[1 : 1 + step])), model.perceiver, model.config, model.mapping)
+    player = WorldModel(cast(Any, Playback(truth.rgb[1 : 1 + step])), model.perceiver, model.config, model.mapping, model.planner)
     past, _ = player.advance(state, path[1 : 1 + step], texts[0])
     _, clips = advance_all(model, past, path[1 + step :], texts[1:])
     warm = torch.cat([clip.frames for clip in clips])

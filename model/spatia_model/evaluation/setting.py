@@ -57,7 +57,7 @@ def frame_times(count: int, first: int = 0) -> torch.Tensor:
 def with_oracle(model: WorldModel, world: World) -> tuple[WorldModel, Clock]:
     """The model with eyes that read `world`, and the clock they go by."""
     clock = Clock()
-    return WorldModel(model.generator, OraclePerceiver(world, clock), model.config, model.mapping), clock
+    return WorldModel(model.generator, OraclePerceiver(world, clock), model.config, model.mapping, model.planner), clock
 
 
 def walk(
@@ -209,7 +209,7 @@ def with_steps(model: WorldModel, steps: int) -> WorldModel:
     """The same model with another number of sampler steps."""
     generator = copy.copy(model.generator)  # shares every part
     generator.options = replace(generator.options, steps=steps)
-    return WorldModel(generator, model.perceiver, replace(model.config, steps=steps), model.mapping)
+    return WorldModel(generator, model.perceiver, replace(model.config, steps=steps), model.mapping, model.planner)
 
 
 def model_steps(model: WorldModel) -> int | None:

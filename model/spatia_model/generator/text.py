@@ -96,13 +96,30 @@ class CompactTextConfig:
             raise ValueError(f"width {self.width} must be a multiple of heads {self.heads}")
 
 
+def numbered(vocabulary: tuple[str, ...]) -> dict[str, int]:
+    """Token ids of words; 0 is padding."""
+    return {word: i + 1 for i, word in enumerate(vocabulary)}
+
+
+def word_ids(text: str, ids: dict[str, int]) -> tuple[list[int], list[str]]:
+    """Token ids of a text's words, commas and stops, and the words that have none; synonyms count as what they stand for."""
+    found, unknown = [], []
+    for word in re.findall(r"[^\W_]+(?:[-'][^\W_]+)*|[.,]", text.lower()):
+        known = word if word in ids else SYNONYMS.get(word, word)
+        if known in ids:
+            found.append(ids[known])
+        elif word not in ".," and word not in unknown:
+            unknown.append(word)
+    return found, unknown
+
+
 class CompactTextEncoder(nn.Module):
     """Word embeddings and a small pre-norm transformer, trained with the denoiser."""
 
     def __init__(self, config: CompactTextConfig):
         super().__init__()
         self.config = config
-        self._ids = {word: i + 1 for i, word in enumerate(config.vocabulary)}  # 0 is padding
+        self._ids = numbered(config.vocabulary)
         self.embedding = nn.Embedding(len(config.vocabulary) + 1, config.width, padding_idx=0)
         self.position = nn.Parameter(torch.randn(config.max_tokens, config.width) * 0.2)
         layer = nn.TransformerEncoderLayer(
@@ -116,14 +133,7 @@ class CompactTextEncoder(nn.Module):
         return ids[: self.config.max_tokens], unknown
 
     def _read(self, text: str) -> tuple[list[int], list[str]]:
-        ids, unknown = [], []
-        for word in re.findall(r"[^\W_]+(?:[-'][^\W_]+)*|[.,]", text.lower()):
-            known = word if word in self._ids else SYNONYMS.get(word, word)
-            if known in self._ids:
-                ids.append(self._ids[known])
-            elif word not in ".," and word not in unknown:
-                unknown.append(word)
-        return ids, unknown
+        return word_ids(text, self._ids)
 
     def unknown_words(self, text: str) -> list[str]:
         return self.tokenize(text)[1]

@@ -15,13 +15,13 @@ import torch.multiprocessing as mp
 
 from spatia_model.training.loop import LoopConfig
 
-STAGES = ("data", "vae", "decoder", "perception", "latents", "denoiser", "sharpen", "refiner", "export")
-TRAINED = ("vae", "decoder", "perception", "denoiser", "sharpen", "refiner")
+STAGES = ("data", "vae", "decoder", "perception", "latents", "denoiser", "sharpen", "refiner", "motions", "motion", "export")
+TRAINED = ("vae", "decoder", "perception", "denoiser", "sharpen", "refiner", "motion")
 VALIDATION_SEED = 1_000_000
 
 EPILOG = """examples:
   spatia train mini --out runs/mini                        all stages, default sizes (hours on a CPU)
-  spatia train mini --out runs/tiny --worlds 8 --steps vae=20,decoder=20,perception=20,denoiser=20,sharpen=20,refiner=20
+  spatia train mini --out runs/tiny --worlds 8 --steps vae=20,decoder=20,perception=20,denoiser=20,sharpen=20,refiner=20,motion=20
   spatia train mini --out runs/mini --stage denoiser --processes 2
 """
 

@@ -2,8 +2,9 @@
 
 runs/NAME/walks, validation       rendered worlds
 runs/NAME/windows, ...-validation the memory's side of them
-runs/NAME/vae.pt, decoder.pt, perception.pt, denoiser.pt, sharpen.pt, refiner.pt   checkpoints; *.png pictures; *.jsonl figures
+runs/NAME/vae.pt, decoder.pt, perception.pt, denoiser.pt, sharpen.pt, refiner.pt, motion.pt   checkpoints; *.png pictures; *.jsonl figures
 runs/NAME/latents                 windows as latents
+runs/NAME/motions, ...-validation what the motion planner learns from
 runs/NAME/model                   the trained folder
 """
 
@@ -18,21 +19,25 @@ import torch
 
 from spatia_model.config import MiniConfig
 from spatia_model.data.latents import LatentFolder, make_latents
+from spatia_model.data.motions import MotionFolder, make_motions
 from spatia_model.data.procedural import ClipFolder, make_walks
 from spatia_model.data.windows import WindowFolder, make_windows
+from spatia_model.generator.motion import MotionConfig, MotionPlanner
 from spatia_model.generator.pipeline import SamplerOptions
 from spatia_model.generator.vae import CompactVideoVAE
 from spatia_model.model_folder import save_mini
-from spatia_model.perception.compact import CompactPerception
+from spatia_model.perception.compact import CompactPerception, CompactPerceptionConfig
 from spatia_model.training.cli import VALIDATION_SEED, _numbers, loop_config
 from spatia_model.training.loop import LoopConfig, fit
 from spatia_model.training.pictures import PicturePool
 from spatia_model.training.stage_decoder import DecoderStage
 from spatia_model.training.stage_denoiser import DenoiserStage
+from spatia_model.training.stage_motion import MotionStage
 from spatia_model.training.stage_perception import PerceptionStage
 from spatia_model.training.stage_refiner import Pair, RefinerStage
 from spatia_model.training.stage_sharpen import SharpenStage
 from spatia_model.training.stage_vae import VAEStage, measure_latents
+from spatia_model.worlds import VOCABULARY
 
 MINI = MiniConfig()
 PICTURES = "pictures.npy"
@@ -122,8 +127,6 @@ def sharpen(out: Path, args: argparse.Namespace) -> None:
 
 
 def denoiser_stage(out: Path, batch: int = 16) -> DenoiserStage:
-    from spatia_model.worlds import VOCABULARY
-
     validation = WindowFolder(out / "validation", out / "windows-validation")
     return DenoiserStage(LatentFolder(out / "latents"), validation, load_vae(out), VOCABULARY, MINI, batch=batch)
 
@@ -144,12 +147,27 @@ def trained_denoiser(out: Path) -> DenoiserStage:
     return stage
 
 
+def motions(out: Path, args: argparse.Namespace) -> None:
+    """What the planner learns from; rows of a few worlds a file, nothing is rendered but first pictures."""
+    make_motions(out / "motions", range(args.seed, args.seed + args.worlds), MINI, args.processes)
+    seeds = range(VALIDATION_SEED, VALIDATION_SEED + args.validation_worlds)
+    make_motions(out / "motions-validation", seeds, MINI, args.processes)
+
+
+def motion(out: Path, args: argparse.Namespace) -> None:
+    stage = MotionStage(MotionFolder(out / "motions"), MotionFolder(out / "motions-validation"), VOCABULARY)
+    fit(stage, loop_config(args, "motion", LoopConfig(steps=6000, lr=2e-3, ema=0.998, validate_every=1000)), out, args.device)
+
+
 def export(out: Path, args: argparse.Namespace) -> None:
     """Put the averaged weights of all stages into one folder that `WorldModel.from_pretrained` opens."""
     generator = trained_denoiser(out).model
-    perceiver = CompactPerception()
+    perceiver = CompactPerception(CompactPerceptionConfig(by_looks=True))
     perceiver.load_state_dict(_read(out / "perception.pt", "perception")["average"])
+    planner = MotionPlanner(MotionConfig(VOCABULARY))
+    planner.load_state_dict(_read(out / "motion.pt", "motion")["average"])
     pair = Pair(None)
     pair.load_state_dict(_read(out / "refiner.pt", "refiner")["average"])
     options = SamplerOptions(steps=MINI.steps)
-    save_mini(out / "model", MINI, options, load_vae(out), generator.transformer, generator.text, perceiver, pair.refiner)
+    drawing = (load_vae(out), generator.transformer, generator.text)
+    save_mini(out / "model", MINI, options, *drawing, perceiver, pair.refiner, planner)

@@ -81,12 +81,19 @@ def _release_transformer(folder: Path) -> SpatiaTransformer:
 
 
 def _embedded(name: str) -> Parts:
-    from spatia_model.model_folder import load_mini, resolve
+    from spatia_model.model_folder import load_mini, load_planner, resolve
 
-    generator, perception, config = load_mini(resolve(name))
+    folder = resolve(name)
+    generator, perception, config = load_mini(folder)
     options = generator.options
     sampler = {"steps": options.steps, "shift": options.shift, "solver": options.solver}
-    return Parts(generator.transformer, generator.text, generator.vae, sampler, (perception, generator.refiner, config, options))  # type: ignore[arg-type]
+    return Parts(
+        generator.transformer,
+        generator.text,
+        generator.vae,
+        sampler,
+        (perception, generator.refiner, config, options, load_planner(folder)),
+    )  # type: ignore[arg-type]
 
 
 def _fresh_mini() -> Parts:

@@ -248,7 +248,7 @@ class Rollouts:
         from spatia_model.generator.pipeline import ClipGenerator
         from spatia_model.world_model import WorldModel
 
-        perceiver, refiner, config, options = self.parts.mini
+        perceiver, refiner, config, options, planner = self.parts.mini
         transformer = self.parts.transformer
         was_training = transformer.training
         transformer.eval()
@@ -256,7 +256,7 @@ class Rollouts:
             if part is not None:
                 part.to(transformer.device)
         generator = ClipGenerator(self.parts.vae, transformer, self.parts.text, options, refiner)
-        world = WorldModel(generator, perceiver, config)
+        world = WorldModel(generator, perceiver, config, planner=planner)
         rng = np.random.default_rng([self.recipe.seed, step, 11])
         clips: list[Clip] = []
         try:

@@ -194,8 +194,9 @@ class ControlStage:
         elif self.parts.mini is not None:
             from spatia_model.model_folder import save_mini
 
-            perception, refiner, config, options = self.parts.mini
-            save_mini(folder, config, options, self.parts.vae, self.parts.transformer, self.parts.text, perception, refiner)  # type: ignore[arg-type]
+            perception, refiner, config, options, planner = self.parts.mini
+            drawing = (self.parts.vae, self.parts.transformer, self.parts.text)
+            save_mini(folder, config, options, *drawing, perception, refiner, planner)  # type: ignore[arg-type]
         elif self.recipe.trainable == "all":
             self.parts.transformer.save_pretrained(str(folder / "transformer"))
 

@@ -149,12 +149,13 @@ class _OnClips:
         folder.mkdir(parents=True, exist_ok=True)
         save_file(trained_tensors(self.module), folder / "weights.safetensors")
         if self.recipe.model != "mini":
-            from spatia_model.model_folder import load_mini, resolve, save_mini
+            from spatia_model.model_folder import load_mini, load_planner, resolve, save_mini
 
-            generator, perception, config = load_mini(resolve(self.recipe.model))
+            begun = resolve(self.recipe.model)
+            generator, perception, config = load_mini(begun)
             parts = [generator.vae, generator.transformer, generator.text, perception, generator.refiner]
             parts[self.part] = self.module.model
-            save_mini(folder, config, generator.options, *parts)  # type: ignore[arg-type]
+            save_mini(folder, config, generator.options, *parts, load_planner(begun))  # type: ignore[arg-type]
 
     part = 0
 

@@ -1,0 +1,217 @@
+"""Things that move (the paper's dynamic entities): kept out of the static map, carried along beside it.
+
+The paper masks entities out of the memory and leaves them to the generator. A small generator lets them fade, so the embedded tier keeps
+what it saw of each: a handful of points that move as a whole. Drawn over the map's projection they tell the generator where the entity is
+in every frame; the map itself never holds them. An entity that goes out of view stays where it went.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from scipy import ndimage
+
+from spatia_model.geometry.camera import unproject
+from spatia_model.geometry.rendering import splat
+from spatia_model.types import Camera, Projection
+
+MAX_ENTITIES = 8
+PAST = (2, 4, 8)  # frames before the last one at which an entity's place is remembered
+LEAST_AREA = 0.001  # of the picture; anything smaller is noise
+ENTITY = -2  # in a projection's index: an entity's pixel, which no row of the memory shows
+UNLIKE = 45.0  # mean difference of colours, of 255, from which a frame does not show what it was told to
+SAME_SHADE = 60.0  # distance of mean colours, of 255 each
+THICKNESS = 0.12  # share of its depth by which an entity's points may lie before or behind its middle
+
+
+@dataclass(frozen=True)
+class Entities:
+    """Points of every entity as they are at the state's last frame."""
+
+    positions: torch.Tensor  # (N, 3) float32, metres, world
+    colors: torch.Tensor  # (N, 3) uint8
+    radii: torch.Tensor  # (N,) float32, metres: the half side of a point when drawn
+    owner: torch.Tensor  # (N,) int64, whose point it is: 0..E-1
+    past: torch.Tensor  # (E, len(PAST), 3) float32, metres, world: where its centre was, less where it is
+    watched: torch.Tensor  # (E,) bool, whether `past` was seen; a picture alone does not tell
+
+    @staticmethod
+    def empty() -> Entities:
+        return Entities(
+            torch.empty(0, 3),
+            torch.empty(0, 3, dtype=torch.uint8),
+            torch.empty(0),
+            torch.empty(0, dtype=torch.int64),
+            torch.empty(0, len(PAST), 3),
+            torch.empty(0, dtype=torch.bool),
+        )
+
+    def __len__(self) -> int:
+        return len(self.past)
+
+    @property
+    def centres(self) -> torch.Tensor:
+        """(E, 3) float32: means of their points."""
+        return self._means(self.positions)
+
+    @property
+    def shades(self) -> torch.Tensor:
+        """(E, 3) float32 in 0..255: mean colours."""
+        return self._means(self.colors.float())
+
+    @property
+    def spreads(self) -> torch.Tensor:
+        """(E,) float32, metres: root mean square distance of their points from their centres."""
+        return self._means((self.positions - self.centres[self.owner]).square().sum(1, keepdim=True))[:, 0].sqrt()
+
+    def _means(self, values: torch.Tensor) -> torch.Tensor:
+        count = torch.zeros(len(self), 1).index_add_(0, self.owner, torch.ones(len(self.owner), 1))
+        return torch.zeros(len(self), values.shape[1]).index_add_(0, self.owner, values) / count.clamp(min=1)
+
+    def joined(self, other: Entities) -> Entities:
+        """These and the others; of too many the first ones go."""
+        both = Entities(
+            torch.cat([self.positions, other.positions]),
+            torch.cat([self.colors, other.colors]),
+            torch.cat([self.radii, other.radii]),
+            torch.cat([self.owner, other.owner + len(self)]),
+            torch.cat([self.past, other.past]),
+            torch.cat([self.watched, other.watched]),
+        )
+        gone = max(0, len(both) - MAX_ENTITIES)
+        return both.only(torch.arange(len(both)) >= gone) if gone else both
+
+    def only(self, kept: torch.Tensor) -> Entities:
+        """The entities where `kept` (E,) bool is True."""
+        points = kept[self.owner]
+        number = kept.long().cumsum(0) - 1
+        return Entities(
+            self.positions[points],
+            self.colors[points],
+            self.radii[points],
+            number[self.owner[points]],
+            self.past[kept],
+            self.watched[kept],
+        )
+
+    def moved(self, way: torch.Tensor) -> Entities:
+        """After a clip: `way` (E, T, 3) metres in the world is how far each was, frame by frame, from where it is now."""
+        steps = way.shape[1]
+        earlier = [way[:, steps - 1 - ago] if ago < steps else torch.zeros_like(way[:, 0]) for ago in PAST]
+        past = torch.stack([place - way[:, -1] for place in earlier], 1)
+        return replace(self, positions=self.positions + way[:, -1][self.owner], past=past, watched=torch.ones_like(self.watched))
+
+    def project(self, way: torch.Tensor, T_world_camera: torch.Tensor, camera: Camera) -> Projection:
+        """The entities seen along a path (T, 4, 4) while each goes its `way` (E, T, 3), nearer ones before farther ones.
+
+        The projection's index is the entity's number, -1 where there is none.
+        """
+        shape = (len(T_world_camera), camera.height, camera.width)
+        seen = Projection(
+            torch.zeros(*shape, 3, dtype=torch.uint8),
+            torch.zeros(shape),
+            torch.zeros(shape, dtype=torch.bool),
+            torch.full(shape, -1, dtype=torch.int32),
+        )
+        for k in range(len(self)):
+            own = self.owner == k
+            poses = T_world_camera.clone()
+            poses[:, :3, 3] -= way[k].to(poses)  # a body that moves before a camera is a body at rest before a camera that moves back
+            alone = splat(self.positions[own].contiguous(), self.colors[own].contiguous(), poses, camera, self.radii[own].contiguous())
+            seen = replace(over(seen, alone), index=torch.where(alone.mask & (~seen.mask | (alone.depth < seen.depth)), k, seen.index))
+        return seen
+
+
+def over(behind: Projection, front: Projection) -> Projection:
+    """A layer of entities drawn over the memory where it is nearer, or where nothing lies behind; there the index is `ENTITY`."""
+    wins = front.mask & (~behind.mask | (front.depth < behind.depth))
+    return Projection(
+        torch.where(wins[..., None], front.rgb, behind.rgb),
+        torch.where(wins, front.depth, behind.depth),
+        behind.mask | wins,
+        torch.where(wins, torch.full_like(behind.index, ENTITY), behind.index),
+    )
+
+
+def find(frame: torch.Tensor, depth: torch.Tensor, moves: torch.Tensor, T_world_camera: torch.Tensor, camera: Camera) -> Entities:
+    """Entities of one frame: the connected parts of what may move.
+
+    Args:
+        frame: (H, W, 3) uint8.
+        depth: (H, W) float32, metres.
+        moves: (H, W) bool.
+        T_world_camera: (4, 4) float64.
+        camera: of the frame.
+    """
+    labels, count = ndimage.label(moves.numpy(), structure=np.ones((3, 3)))
+    areas = np.bincount(labels.ravel(), minlength=count + 1)
+    order = [k for k in np.argsort(-areas[1:]) + 1 if areas[k] >= LEAST_AREA * moves.numel()][:MAX_ENTITIES]
+    found = Entities.empty()
+    for k in reversed(order):  # the largest last: of too many the first go
+        mask = torch.from_numpy(labels == k)
+        middle = depth[mask].median()
+        # A depth edge is blurred: points at it would trail behind the entity like a tail.
+        flat = depth.clamp(min=float(middle) * (1 - THICKNESS), max=float(middle) * (1 + THICKNESS))
+        points = unproject(flat[None], T_world_camera[None], camera)[0][mask]
+        pixel = flat[mask] * (2.0 / float(camera.K[0, 0] + camera.K[1, 1]))
+        alone = Entities(
+            points.float(),
+            frame[mask],
+            pixel.float(),
+            torch.zeros(len(points), dtype=torch.int64),
+            torch.zeros(1, len(PAST), 3),
+            torch.zeros(1, dtype=torch.bool),
+        )
+        found = found.joined(alone)
+    return found
+
+
+def followed(
+    entities: Entities,
+    way: torch.Tensor,
+    layer: Projection,
+    shown: Projection,
+    frame: torch.Tensor,
+    depth: torch.Tensor,
+    moves: torch.Tensor,
+    T_world_camera: torch.Tensor,
+    camera: Camera,
+) -> Entities:
+    """Entities at the end of a clip: where they were to go, unless the last frame shows them elsewhere.
+
+    Args:
+        way: (E, T, 3) metres they were to go.
+        layer: `entities` along the path, on that way, T frames.
+        shown: the memory with them before it, T frames.
+        frame, depth, moves: the last frame (H, W, 3) uint8, its depth in metres, and bool whether a pixel moves.
+        T_world_camera: (4, 4) of the last frame.
+    """
+    visible = shown.index[-1] == ENTITY
+    unlike = (frame.float() - layer.rgb[-1].float()).abs().mean(-1)
+    offset = torch.zeros(len(entities), 3)
+    for k in range(len(entities)):
+        own = visible & (layer.index[-1] == k)
+        if float(own.float().mean()) < LEAST_AREA or float(unlike[own].mean()) < UNLIKE:
+            continue  # out of sight, or where it was to be
+        there = entities.positions + way[:, -1][entities.owner]
+        place = _sighted(entities, k, find(frame, depth, moves, T_world_camera, camera), T_world_camera[:3, 3].float())
+        if place is not None:
+            offset[k] = place - there[entities.owner == k].mean(0)
+    share = torch.arange(1, way.shape[1] + 1) / way.shape[1]
+    return entities.moved(way + offset[:, None] * share[:, None])
+
+
+def _sighted(entities: Entities, k: int, seen: Entities, eye: torch.Tensor) -> torch.Tensor | None:
+    """Where among things that move in one frame entity k is, by colour and size; None where nothing is like it."""
+    if not len(seen):
+        return None
+    shade = (seen.shades - entities.shades[k]).norm(dim=1)
+    grown = entities.spreads[k] / seen.spreads.clamp(min=1e-3)
+    fits = (shade < SAME_SHADE) & (grown > 0.5) & (grown < 2)
+    if not bool(fits.any()):
+        return None
+    best = int(torch.where(fits, shade, torch.inf).argmin())
+    # Its size is known, so what looks smaller than it is stands farther away than depth has it.
+    return eye + (seen.centres[best] - eye) * grown[best].clamp(0.7, 1.4)

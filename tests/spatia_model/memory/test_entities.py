@@ -1,0 +1,148 @@
+"""What moves, beside the map: found, drawn on its way, and followed."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from spatia_model.geometry.camera import camera_from_fov, pixel_rays
+from spatia_model.geometry.rendering import splat
+from spatia_model.memory.entities import ENTITY, MAX_ENTITIES, PAST, THICKNESS, Entities, find, followed, over
+from spatia_model.types import Projection
+
+SIZE, T = 48, 8
+CAMERA = camera_from_fov(math.radians(75), SIZE, SIZE)
+EYE = torch.eye(4, dtype=torch.float64)
+RED, BLUE, GREY = (200, 30, 30), (30, 40, 210), (128, 128, 128)
+LEFT, RIGHT = (slice(20, 30), slice(6, 16)), (slice(20, 28), slice(32, 40))
+
+
+def scene(*things: tuple[tuple[slice, slice], tuple[int, int, int], float]):
+    """frame, depth, moves (each (H, W[, 3])): squares of a colour at a depth before a grey wall at 5 m."""
+    frame = torch.tensor(GREY, dtype=torch.uint8).expand(SIZE, SIZE, 3).clone()
+    depth, moves = torch.full((SIZE, SIZE), 5.0), torch.zeros(SIZE, SIZE, dtype=torch.bool)
+    for where, colour, z in things:
+        frame[where], depth[where], moves[where] = torch.tensor(colour, dtype=torch.uint8), z, True
+    return frame, depth, moves
+
+
+def found(*things, pose: torch.Tensor = EYE) -> Entities:
+    return find(*scene(*things), pose, CAMERA)
+
+
+def wall(depth: float = 5.0, frames: int = T) -> Projection:
+    shape = (frames, SIZE, SIZE)
+    rgb = torch.tensor(GREY, dtype=torch.uint8).expand(*shape, 3).clone()
+    return Projection(rgb, torch.full(shape, depth), torch.ones(shape, dtype=torch.bool), torch.zeros(shape, dtype=torch.int32))
+
+
+def to_the_right(entities: Entities, metres: float = 0.5) -> torch.Tensor:
+    way = torch.zeros(len(entities), T, 3)
+    way[..., 0] = torch.linspace(metres / T, metres, T)
+    return way
+
+
+def test_connected_parts_become_entities_with_their_points():
+    pose = EYE.clone()
+    pose[:3, 3] = torch.tensor([1.0, 0.5, -2.0])
+    seen = found((LEFT, RED, 2.0), (RIGHT, BLUE, 3.0), ((slice(2, 3), slice(2, 3)), BLUE, 1.0), pose=pose)  # one pixel is noise
+    assert len(seen) == 2 and seen.watched.tolist() == [False, False] and not seen.past.any()
+    order = [int(seen.shades[:, 0].argmax()), int(seen.shades[:, 2].argmax())]
+    for k, (where, colour, z) in zip(order, ((LEFT, RED, 2.0), (RIGHT, BLUE, 3.0)), strict=True):
+        own = seen.owner == k
+        expected = (pixel_rays(CAMERA)[where] * z).reshape(-1, 3) + pose[:3, 3].float()
+        torch.testing.assert_close(seen.positions[own], expected)
+        assert (seen.colors[own] == torch.tensor(colour, dtype=torch.uint8)).all()
+        torch.testing.assert_close(seen.radii[own], torch.full((len(expected),), 2 * z / float(CAMERA.K[0, 0] + CAMERA.K[1, 1])))
+        torch.testing.assert_close(seen.centres[k], expected.mean(0))
+        torch.testing.assert_close(seen.spreads[k], (expected - expected.mean(0)).square().sum(1).mean().sqrt())
+
+
+def test_nothing_trails_behind_an_entity_where_its_edge_is_blurred():
+    frame, depth, moves = scene((LEFT, RED, 2.0))
+    depth[20:30, 15] = 4.0
+    z = find(frame, depth, moves, EYE, CAMERA).positions[:, 2]
+    assert float(z.max()) == pytest.approx(2.0 * (1 + THICKNESS))
+
+
+def test_of_too_many_the_smallest_are_left_out():
+    many = [((slice(4 * k, 4 * k + 3), slice(0, 4 + k)), RED, 2.0) for k in range(MAX_ENTITIES + 3)]
+    seen = found(*many)
+    assert sorted(torch.bincount(seen.owner).tolist()) == [3 * (4 + k) for k in range(3, MAX_ENTITIES + 3)]
+    assert len(seen.joined(found((LEFT, BLUE, 1.0)))) == MAX_ENTITIES
+    assert found() is not None and len(found()) == 0
+
+
+def test_drawn_on_its_way_as_its_moved_points_would_be():
+    """Plain reference: the points moved, frame by frame."""
+    seen, path = found((LEFT, RED, 2.0)), EYE.repeat(T, 1, 1)
+    path[:, 0, 3] = torch.linspace(0, 0.1, T)
+    way = to_the_right(seen)
+    layer = seen.project(way, path, CAMERA)
+    for t in range(T):
+        plain = splat(seen.positions + way[0, t], seen.colors, path[t : t + 1], CAMERA, seen.radii)
+        assert torch.equal(layer.mask[t], plain.mask[0])
+        torch.testing.assert_close(layer.depth[t], plain.depth[0], atol=1e-4, rtol=1e-5)
+        assert ((layer.rgb[t].int() - plain.rgb[0].int()).abs() <= 1).all()
+    assert set(layer.index.unique().tolist()) == {-1, 0}
+    columns = [float(layer.mask[t].nonzero()[:, 1].float().mean()) for t in (0, -1)]
+    assert columns[1] > columns[0] + 3  # pixels
+
+
+def test_the_nearer_entity_hides_the_farther_and_the_wall_hides_both():
+    seen = found((LEFT, RED, 2.0), (RIGHT, BLUE, 3.0))
+    red, blue = int(seen.shades[:, 0].argmax()), int(seen.shades[:, 2].argmax())
+    way = torch.zeros(2, 1, 3)
+    way[red, 0] = (seen.centres[blue] * (2.0 / 3.0)) - seen.centres[red]  # in front of the blue one
+    layer = seen.project(way, EYE[None], CAMERA)
+    assert int(layer.index[0, 24, 36]) == red and layer.rgb[0, 24, 36].tolist() == list(RED)
+    shown = over(wall(frames=1), layer)
+    assert bool(shown.mask.all()) and int(shown.index[0, 24, 36]) == ENTITY and int(shown.index[0, 0, 0]) == 0
+    assert shown.rgb[0, 24, 36].tolist() == list(RED) and shown.rgb[0, 0, 0].tolist() == list(GREY)
+    near = wall(1.0, 1)
+    assert torch.equal(over(near, layer).rgb, near.rgb) and not (over(near, layer).index == ENTITY).any()
+    holes = Projection(near.rgb, near.depth * 0, near.mask & False, near.index * 0 - 1)
+    assert torch.equal(over(holes, layer).mask, layer.mask)
+
+
+def test_having_moved_it_knows_its_past():
+    seen = found((LEFT, RED, 2.0))
+    way = to_the_right(seen, 0.8)  # 0.1 m a frame
+    moved = seen.moved(way)
+    torch.testing.assert_close(moved.positions, seen.positions + torch.tensor([0.8, 0, 0]))
+    torch.testing.assert_close(moved.past[0, :, 0], -0.1 * torch.tensor(PAST, dtype=torch.float32))
+    assert moved.watched.all() and not seen.watched.any()
+
+
+def follow(seen: Entities, way: torch.Tensor, frame: torch.Tensor, depth: torch.Tensor, moves: torch.Tensor) -> Entities:
+    path = EYE.repeat(T, 1, 1)
+    layer = seen.project(way, path, CAMERA)
+    return followed(seen, way, layer, over(wall(), layer), frame, depth, moves, EYE, CAMERA)
+
+
+def test_believed_where_the_frame_shows_it_and_where_it_shows_nothing_like_it():
+    seen = found((LEFT, RED, 2.0))
+    way = to_the_right(seen)
+    drawn = over(wall(), seen.project(way, EYE.repeat(T, 1, 1), CAMERA)).rgb[-1]
+    there = follow(seen, way, drawn, *scene()[1:])
+    torch.testing.assert_close(there.positions, seen.positions + way[0, -1])
+    frame, depth, moves = scene((RIGHT, BLUE, 2.0))
+    torch.testing.assert_close(follow(seen, way, frame, depth, moves).positions, there.positions)
+
+
+def test_put_where_the_frame_shows_it_when_that_is_elsewhere():
+    seen = found((LEFT, RED, 2.0))
+    way = to_the_right(seen, -0.2)  # asked to the left; the frame has it on the right
+    frame, depth, moves = scene(((slice(20, 30), slice(30, 40)), RED, 2.0))
+    there = follow(seen, way, frame, depth, moves)
+    torch.testing.assert_close(there.centres[0], find(frame, depth, moves, EYE, CAMERA).centres[0], atol=1e-3, rtol=0)
+    assert float(there.past[0, -1, 0]) < -0.5  # it came from the left, whatever was planned
+
+
+def test_what_looks_smaller_than_it_is_stands_farther_away():
+    seen = found((LEFT, RED, 2.0))
+    frame, depth, moves = scene(((slice(20, 28), slice(30, 38)), RED, 2.0))  # 8 pixels wide instead of 10, its depth not noticed
+    there = follow(seen, to_the_right(seen, -0.2), frame, depth, moves)
+    assert float(there.centres[0, 2]) == pytest.approx(2.5, rel=0.02)
