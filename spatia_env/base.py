@@ -26,6 +26,7 @@ from spatia_env.trail import Trail
 if TYPE_CHECKING:
     import torch
 
+    from spatia_model.memory.entities import Entities
     from spatia_model.memory.point_memory import PointMemory
     from spatia_model.types import Clip
 
@@ -248,7 +249,10 @@ class WorldEnv(gym.Env[Any, Any]):
         return self._told(self._episode)
 
     def edit(self, function: Callable[[PointMemory], PointMemory]) -> None:
-        """Edit the world by editing its memory: `function` takes the `PointMemory` and returns the one to go on with."""
+        """Edit the world by editing its memory: `function` takes the `PointMemory` and returns the one to go on with.
+
+        What moves is not in the memory: see `edit_entities`.
+        """
         episode = self._running_episode("edit")
         edited = function(episode.state.memory)
         if not isinstance(edited, type(episode.state.memory)):
@@ -256,6 +260,20 @@ class WorldEnv(gym.Env[Any, Any]):
                 f"the edit returned a {type(edited).__name__}; return a {type(episode.state.memory).__name__}, the memory as it shall be"
             )
         self._episode = replace(episode, state=replace(episode.state, memory=edited))
+
+    def edit_entities(self, function: Callable[[Entities], Entities]) -> None:
+        """Edit what moves: `function` takes the `Entities` and returns those to go on with.
+
+        For instance `lambda entities: entities.only(entities.centres[:, 2] < 3)`.
+        """
+        episode = self._running_episode("edit_entities")
+        known = getattr(episode.state, "entities", None)
+        if known is None:
+            raise ValueError("this world keeps no entities beside its memory: only models with a motion planner do, such as spatia-mini")
+        edited = function(known)
+        if not isinstance(edited, type(known)):
+            raise ValueError(f"the edit returned a {type(edited).__name__}; return a {type(known).__name__}, the entities as they shall be")
+        self._episode = replace(episode, state=replace(episode.state, entities=edited))
 
     # -- the world behind the env --------------------------------------------------------------------
 
@@ -283,7 +301,7 @@ class WorldEnv(gym.Env[Any, Any]):
     def _solid(self, state: Any, reach: float) -> solid.Solid:
         """What is solid within `reach` metres of the camera: here, the points of the memory."""
         centre = to_numpy(state.T_world_camera[-1, :3, 3]).astype(np.float64)
-        return solid.MemoryObstacles(state.memory, centre, reach, self.body_radius)
+        return solid.MemoryObstacles(state.memory, centre, reach, self.body_radius, getattr(state, "entities", None))
 
     # -- small things --------------------------------------------------------------------------------
 

@@ -102,7 +102,7 @@ def turned_back(later: Any, earlier: Any) -> Any:
     """
     from dataclasses import replace
 
-    views = ("frames", "frames_dynamic", "frames_projection", "T_world_camera", "depth", "dynamic")
+    views = ("frames", "frames_dynamic", "frames_projection", "T_world_camera", "entities", "depth", "dynamic")
     return replace(later, **{name: getattr(earlier, name) for name in views if hasattr(earlier, name)})
 
 

@@ -13,6 +13,7 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
+    from spatia_model.memory.entities import Entities
     from spatia_model.memory.point_memory import PointMemory
 
 MODES = ("block", "slide")
@@ -100,9 +101,10 @@ class MemoryObstacles:
         centre: (3,) metres, the place.
         reach: metres around it that will be asked for.
         radius: of the body, metres.
+        entities: what moves, where it is when the step begins; as solid as the rest.
     """
 
-    def __init__(self, memory: PointMemory, centre: np.ndarray, reach: float, radius: float) -> None:
+    def __init__(self, memory: PointMemory, centre: np.ndarray, reach: float, radius: float, entities: Entities | None = None) -> None:
         self.radius = radius
         low = centre - reach - radius
         high = centre + reach + radius
@@ -114,6 +116,10 @@ class MemoryObstacles:
         self.half = memory.radii.cpu()[near].numpy().astype(np.float64) / 2
         size = self.half * 2 / memory.voxel_size
         self.weight = np.minimum(memory.confidence.cpu()[near].numpy(), 1.0) * size**2
+        if entities is not None and len(entities):
+            half = entities.radii.numpy().astype(np.float64) / 2
+            self.points = np.concatenate([self.points, entities.positions.numpy().astype(np.float64)])
+            self.half, self.weight = np.append(self.half, half), np.append(self.weight, (half * 2 / memory.voxel_size) ** 2)
         self._starts: dict[bytes, list[float]] = {}
 
     def hit(self, position: np.ndarray, start: np.ndarray) -> np.ndarray | None:

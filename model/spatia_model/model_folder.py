@@ -83,7 +83,7 @@ def save_mini(
         "text": asdict(text.config),
         "perception": asdict(perception.config),
         "refiner": asdict(refiner.config),
-        **({} if planner is None else {"motion": asdict(planner.config)}),
+        **({} if planner is None else {"motion": {k: v for k, v in asdict(planner.config).items() if k != "vocabulary"}}),
         "sha256": sums,
     }
     temporary = folder / "config.json.partial"
@@ -137,8 +137,8 @@ def load_planner(folder: Path, device: str = "cpu") -> MotionPlanner | None:
     if "motion" not in described:
         return None
     try:
-        planner = MotionPlanner(MotionConfig(**described["motion"]))
-    except (TypeError, ValueError) as error:
+        planner = MotionPlanner(MotionConfig(described["text"]["vocabulary"], **described["motion"]))  # it reads the same words
+    except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f'{folder}/config.json misnames or misstates a setting of "motion" ({error}): take the folder\'s original config.json'
         ) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
+from dataclasses import replace
 
 import gymnasium as gym
 import numpy as np
@@ -13,6 +14,7 @@ from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import check_env, data_equivalence
 
 import spatia_env  # noqa: F401
+from spatia_model.memory.entities import PAST, Entities
 from tests.fakes import FakeWorld
 
 GENERATED = ["Spatia-v0", "SpatiaNav-v0"]
@@ -203,6 +205,26 @@ def test_edit_changes_the_memory_and_refuses_other_things(fake, picture):
     with pytest.raises(ValueError, match="PointMemory"):
         env.edit(lambda memory: None)  # type: ignore[arg-type, return-value]
     assert env.memory is kept
+
+
+def test_entities_are_edited_apart_and_worlds_without_them_say_so(fake, picture):
+    env = spatia_env.SpatiaEnv(image=picture, model=fake)
+    env.reset(seed=0)
+    with pytest.raises(ValueError, match="no entities"):
+        env.edit_entities(lambda entities: entities)
+    env._episode = replace(env._episode, state=replace(env.state, entities=two_entities()))
+    env.edit_entities(lambda entities: entities.only(entities.centres[:, 2] < 3))
+    assert len(env.state.entities) == 1
+    with pytest.raises(ValueError, match="Entities"):
+        env.edit_entities(lambda entities: None)  # type: ignore[arg-type, return-value]
+    assert len(env.state.entities) == 1
+
+
+def two_entities() -> Entities:
+    """One 2 m, one 4 m ahead."""
+    points = torch.tensor([[0.0, 0, 2], [0.1, 0, 2], [0, 0, 4], [0.1, 0, 4]])
+    colors, radii = torch.zeros(4, 3, dtype=torch.uint8), torch.full((4,), 0.05)
+    return Entities(points, colors, radii, torch.tensor([0, 0, 1, 1]), torch.zeros(2, len(PAST), 3), torch.zeros(2, dtype=torch.bool))
 
 
 def test_render_modes(fake, picture):

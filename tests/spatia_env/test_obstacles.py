@@ -12,6 +12,7 @@ import torch
 from spatia_env import SpatiaEnv, SpatiaNavEnv, SpatiaTruthEnv
 from spatia_env.obstacles import ABOVE, BELOW, MemoryObstacles, WorldObstacles, walk
 from spatia_model.geometry import se3
+from spatia_model.memory.entities import PAST, Entities
 from spatia_model.memory.point_memory import PointMemory
 from spatia_model.worlds import World
 
@@ -60,6 +61,24 @@ def test_a_wall_stops_who_walks_into_it(mode, spacing):
     assert hit and (np.diff(places[:, 2], prepend=0) >= -1e-9).all()
     assert 0.55 < places[-1, 2] <= 1 - RADIUS + 0.03 + spacing / 2
     assert abs(places[-1, 0]) < 0.1
+
+
+def test_what_moves_stops_a_walker_as_a_wall_does():
+    points, confidence = WALL
+    entities = Entities(
+        points.float(),
+        torch.zeros(len(points), 3, dtype=torch.uint8),
+        torch.full((len(points),), 0.03),
+        torch.zeros(len(points), dtype=torch.int64),
+        torch.zeros(1, len(PAST), 3),
+        torch.zeros(1, dtype=torch.bool),
+    )
+    path, eye = straight(0, 1.5), np.zeros(3)
+    held, hit = walk(path, EYE, MemoryObstacles(PointMemory.empty(0.03), eye, 3.0, RADIUS, entities), "block")
+    as_wall, _ = walk(path, EYE, MemoryObstacles(memory_of(WALL), eye, 3.0, RADIUS), "block")
+    assert hit
+    torch.testing.assert_close(held, as_wall, atol=0.05, rtol=0)
+    assert not walk(path, EYE, MemoryObstacles(PointMemory.empty(0.03), eye, 3.0, RADIUS, Entities.empty()), "block")[1]
 
 
 def test_sliding_keeps_what_leads_along_the_wall_and_blocking_does_not():

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 
 from spatia_model.generator.conditioning import encode_references, pooled_control, to_frames, to_model
 from spatia_model.generator.refiner import DetailRefiner
@@ -14,7 +15,10 @@ from spatia_model.generator.sampler import denoise, draw_noise
 from spatia_model.generator.text import TextEncoder
 from spatia_model.generator.transformer import SpatiaTransformer
 from spatia_model.generator.vae import VideoVAE
+from spatia_model.memory.entities import ENTITY
 from spatia_model.types import Conditioning
+
+OPAQUE = 0.9  # share of an entity's own pixels in what is shown of it
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,9 @@ class ClipGenerator:
         frames = self.vae.decode(latents, last=new)
         if self.refiner is not None:
             frames = self.refiner.refine(frames, projection[:, known:], mask[:, known:])
+        moving = torch.stack([c.projection.index[known:] == ENTITY for c in conditionings])
+        if bool(moving.any()):
+            frames = overlay(frames.float(), to_model(projection[:, known:]), moving.to(device))
         return to_frames(frames).cpu()
 
     def _denoise(self, noise, known, references, control, texts, rngs, progress) -> torch.Tensor:
@@ -112,3 +119,13 @@ class ClipGenerator:
             prediction=self.transformer.config.prediction,
             progress=progress,
         )
+
+
+def overlay(frames: torch.Tensor, shown: torch.Tensor, moving: torch.Tensor) -> torch.Tensor:
+    """Frames (B, 3, T, H, W) with what moves drawn over them, softly at its edge: `shown` (B, 3, T, H, W) where `moving` (B, T, H, W) bool.
+
+    The denoiser has never seen a thing of its control move, and makes what moves fast transparent.
+    """
+    inside = moving.float()
+    share = OPAQUE * inside * F.avg_pool2d(inside, 3, 1, 1, count_include_pad=False)
+    return torch.lerp(frames, shown, share.unsqueeze(1))

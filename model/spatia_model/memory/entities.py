@@ -23,6 +23,7 @@ LEAST_AREA = 0.001  # of the picture; anything smaller is noise
 ENTITY = -2  # in a projection's index: an entity's pixel, which no row of the memory shows
 UNLIKE = 45.0  # mean difference of colours, of 255, from which a frame does not show what it was told to
 SAME_SHADE = 60.0  # distance of mean colours, of 255 each
+HIDDEN = 0.08  # share of its depth by which something must be nearer to hide an entity: a guess in depth must not sink it into the floor
 THICKNESS = 0.12  # share of its depth by which an entity's points may lie before or behind its middle
 
 
@@ -120,13 +121,19 @@ class Entities:
             poses = T_world_camera.clone()
             poses[:, :3, 3] -= way[k].to(poses)  # a body that moves before a camera is a body at rest before a camera that moves back
             alone = splat(self.positions[own].contiguous(), self.colors[own].contiguous(), poses, camera, self.radii[own].contiguous())
-            seen = replace(over(seen, alone), index=torch.where(alone.mask & (~seen.mask | (alone.depth < seen.depth)), k, seen.index))
+            nearer = alone.mask & (~seen.mask | (alone.depth < seen.depth))
+            seen = Projection(
+                torch.where(nearer[..., None], alone.rgb, seen.rgb),
+                torch.where(nearer, alone.depth, seen.depth),
+                seen.mask | nearer,
+                torch.where(nearer, k, seen.index),
+            )
         return seen
 
 
 def over(behind: Projection, front: Projection) -> Projection:
-    """A layer of entities drawn over the memory where it is nearer, or where nothing lies behind; there the index is `ENTITY`."""
-    wins = front.mask & (~behind.mask | (front.depth < behind.depth))
+    """A layer of entities drawn over the memory, where that is not clearly nearer; there the index is `ENTITY`."""
+    wins = front.mask & (~behind.mask | (front.depth * (1 - HIDDEN) < behind.depth))
     return Projection(
         torch.where(wins[..., None], front.rgb, behind.rgb),
         torch.where(wins, front.depth, behind.depth),

@@ -13,6 +13,7 @@ from torch import nn
 from spatia_model.data.motions import MotionFolder
 from spatia_model.generator.motion import MotionConfig, MotionPlanner, features
 from spatia_model.training.loop import device_of
+from spatia_model.worlds.captions import VERBS
 from spatia_model.worlds.palette import MOVER_COLORS
 
 MOVES = 0.1  # metres at the end of a clip from which a thing counts as moving
@@ -24,7 +25,7 @@ class MotionStage:
     Args:
         batch: rows per step.
         past: share of rows whose past was seen.
-        prompt: share of texts that carry the place's clause twice, as when a world's prompt says it, too.
+        prompt: share of texts that follow a world's prompt, which says what moves there without saying where to.
     """
 
     name = "motion"
@@ -37,7 +38,7 @@ class MotionStage:
         config: MotionConfig | None = None,
         batch: int = 256,
         past: float = 0.4,
-        prompt: float = 0.15,
+        prompt: float = 0.25,
     ):
         self.model: nn.Module = MotionPlanner(config or MotionConfig(vocabulary))
         self.rows, self.validation = rows, validation
@@ -92,7 +93,7 @@ class MotionStage:
         return None
 
 
-def said_otherwise(text: str, rng: np.random.Generator, prompt: float = 0.15) -> tuple[str, bool]:
+def said_otherwise(text: str, rng: np.random.Generator, prompt: float = 0.25) -> tuple[str, bool]:
     """A caption as somebody else might have put it, and whether it still says what moves how."""
     place, *clauses = text.split(" . ")
     if rng.random() < 0.1:
@@ -112,5 +113,6 @@ def said_otherwise(text: str, rng: np.random.Generator, prompt: float = 0.15) ->
     if rng.random() < 0.5:
         clauses = [place, *clauses]
     if rng.random() < prompt:
-        clauses = [place, *clauses]
+        always = [" ".join([*clause.split()[:4], "from side to side"]) for clause in moving if clause.split()[3] in VERBS.values()]
+        clauses = [place, *always, *clauses]
     return " . ".join(clauses), True

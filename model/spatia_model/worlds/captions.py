@@ -109,7 +109,7 @@ def place(world: World) -> str:
 
 
 def motion_words(mover: Mover, times: torch.Tensor, T_camera_world: torch.Tensor) -> str:
-    """How a mover goes over `times`, as seen from the camera: "rolls to the left", "bounces up and down", "stands still"."""
+    """How a mover goes over `times`, as seen from the camera: "rolls to the left", "slides right and away", "bounces up and down"."""
     verb = VERBS[mover.motion]
     t = torch.linspace(float(times[0]), float(times[-1]), 17, dtype=torch.float64)
     track = mover.position(t).double()
@@ -128,9 +128,11 @@ def motion_words(mover: Mover, times: torch.Tensor, T_camera_world: torch.Tensor
         if walked < 0.2:
             return "stands still"
         return f"{verb} from side to side"
-    if abs(float(net[0])) >= abs(float(net[2])):
-        return f"{verb} to the {'right' if net[0] > 0 else 'left'}"
-    return f"{verb} away" if net[2] > 0 else f"{verb} toward the camera"
+    aside, ahead = float(net[0]), float(net[2])
+    side, way = "right" if aside > 0 else "left", "away" if ahead > 0 else "toward the camera"
+    if min(abs(aside), abs(ahead)) > math.tan(math.pi / 8) * max(abs(aside), abs(ahead)):  # eight ways to go
+        return f"{verb} {side} and {way}"
+    return f"{verb} to the {side}" if abs(aside) >= abs(ahead) else f"{verb} {way}"
 
 
 def world_caption(world: World) -> str:

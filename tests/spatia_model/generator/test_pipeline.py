@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from spatia_model.generator.conditioning import fill_holes, to_model
-from spatia_model.generator.pipeline import ClipGenerator
+from spatia_model.generator.pipeline import ClipGenerator, overlay
 from spatia_model.generator.sampler import denoise
 from spatia_model.types import Conditioning, Projection
 from tests.spatia_model.generator.test_conditioning import bytes_of, random
@@ -135,3 +135,17 @@ def test_progress_is_told():
     told: list[tuple[int, int]] = []
     generator(steps=3).generate([conditioning()], [rng()], lambda done, steps: told.append((done, steps)))
     assert told == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_what_moves_is_drawn_over_the_frames_and_nothing_else_is():
+    torch.manual_seed(SEED)
+    frames, shown = torch.rand(2, 3, 4, 16, 16) * 2 - 1, torch.rand(2, 3, 4, 16, 16) * 2 - 1
+    moving = torch.zeros(2, 4, 16, 16, dtype=torch.bool)
+    moving[0, :, 4:10, 4:10] = True
+    drawn = overlay(frames, shown, moving)
+    outside = ~moving.unsqueeze(1).expand_as(frames)
+    assert torch.equal(drawn[outside], frames[outside])
+    inside = (slice(0, 1), slice(None), slice(None), slice(5, 9), slice(5, 9))
+    torch.testing.assert_close(drawn[inside], 0.1 * frames[inside] + 0.9 * shown[inside])
+    edge = (0, slice(None), slice(None), 4, 5)  # 6 of its 9 neighbours are the entity's
+    torch.testing.assert_close(drawn[edge], 0.4 * frames[edge] + 0.6 * shown[edge])

@@ -103,6 +103,8 @@ def test_the_nearer_entity_hides_the_farther_and_the_wall_hides_both():
     assert shown.rgb[0, 24, 36].tolist() == list(RED) and shown.rgb[0, 0, 0].tolist() == list(GREY)
     near = wall(1.0, 1)
     assert torch.equal(over(near, layer).rgb, near.rgb) and not (over(near, layer).index == ENTITY).any()
+    beside = wall(1.9, 1)  # nearer than the entity by less than depth can be trusted
+    assert torch.equal(over(beside, layer).mask & (over(beside, layer).index == ENTITY), layer.mask & (layer.depth < 2.01))
     holes = Projection(near.rgb, near.depth * 0, near.mask & False, near.index * 0 - 1)
     assert torch.equal(over(holes, layer).mask, layer.mask)
 

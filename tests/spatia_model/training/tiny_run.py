@@ -34,7 +34,7 @@ SETTINGS = {
 
 def parts() -> Parts:
     vae, transformer, text, perception, refiner = tiny_parts()
-    return Parts(transformer, text, vae, {"steps": 2, "shift": 1.0, "solver": "euler"}, (perception, refiner, CONFIG, OPTIONS))
+    return Parts(transformer, text, vae, {"steps": 2, "shift": 1.0, "solver": "euler"}, (perception, refiner, CONFIG, OPTIONS, None))
 
 
 def recipe(clips: Path, **changes) -> Recipe:
