@@ -42,9 +42,9 @@ MOTIONS = 6  # of SpatiaNav-v0
 NUMBERS = 6 + 3 + MOTIONS  # goal, coverage, pitch, bumped, last motion
 TASKS = {"reach-view": {"name": "reach-view", "observe": "info"}, "explore": "explore"}
 LONGEST = {"reach-view": 20, "explore": 32}  # steps of an episode
-RECIPES = {  # `n_steps` of each world between two updates; a goal is about 7 steps away, so what comes later is noise there
+RECIPES = {  # `n_steps` of each world between two updates; a goal is about 7 steps away, a new view one: what comes later is noise
     "reach-view": {"n_steps": 8, "learning_rate": 4e-3, "gamma": 0.9},
-    "explore": {"n_steps": 32, "learning_rate": 1e-3, "gamma": 0.95},
+    "explore": {"n_steps": 8, "learning_rate": 3e-3, "gamma": 0.9},
 }
 SCALE = {"reach-view": 1.0, "explore": 0.1}  # of the rewards that PPO learns from: square metres come by the dozen
 PICTURES = 1000  # training worlds to begin in: seeds 0..999

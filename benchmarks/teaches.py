@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ENVS = {"generated": "SpatiaNav-v0", "true": "SpatiaTruth-v0"}
 BASELINES = ("random", "explorer")
 SMOOTHED = 256  # steps
-STEPS = {"reach-view": 1024, "explore": 2048}  # of a training, all worlds together; an hour is the longest that one may take
+STEPS = {"reach-view": 1024, "explore": 1280}  # of a training, all worlds together; an hour is the longest that one may take
 AIMS = {"explore_times_random": 2.0, "reach_view_success": 0.6, "kept_in_truth": 0.75}
 
 

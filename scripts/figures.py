@@ -1,6 +1,6 @@
 """Measures the embedded weights and writes the figures into README.md and the model card.
 
-    python scripts/figures.py measure [--out outputs/figures] [--worlds 6] [--event-worlds 4] [--photos PHOTO ...]
+    python scripts/figures.py measure [--out outputs/figures] [--worlds 6] [--event-worlds 16] [--photos PHOTO ...]
     python scripts/figures.py write [--out outputs/figures]
 
 `measure` runs the commands that docs/evaluation.md explains and keeps what they print, one JSON file each; a file that is there already is
@@ -19,7 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 CARD = ROOT / "model" / "spatia_model" / "pretrained" / "spatia-mini"
-PARTS = {"vae": "autoencoder", "transformer": "denoiser", "text": "text", "perception": "perception", "refiner": "refiner"}
+PARTS = {"vae": "autoencoder", "transformer": "denoiser", "text": "text", "perception": "perception", "refiner": "refiner", "motion": "planner"}
 # key: (unit, digits, factor)
 FORMATS = {
     "psnr_c": (" dB", 1, 1),
@@ -144,7 +144,7 @@ def main() -> None:
     parser.add_argument("what", choices=["measure", "write"])
     parser.add_argument("--out", type=Path, default=ROOT / "outputs" / "figures")
     parser.add_argument("--worlds", type=int, default=6)
-    parser.add_argument("--event-worlds", type=int, default=4)
+    parser.add_argument("--event-worlds", type=int, default=16)
     parser.add_argument("--photos", type=Path, nargs="*", default=[])
     args = parser.parse_args()
     {"measure": measure, "write": write}[args.what](args)

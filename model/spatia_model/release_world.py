@@ -60,7 +60,7 @@ class ReleaseWorldModel(WorldModel):
 
     def __init__(self, generator: ReleaseGenerator, perceiver: Perceiver, config: ReleaseConfig, mapping: MappingConfig | None = None):
         self.generator, self.perceiver, self.config = generator, perceiver, config  # type: ignore[assignment]
-        self.mapping = mapping or MAPPING
+        self.mapping, self.planner = mapping or MAPPING, None  # what moves is the generator's
 
     @property
     def camera(self) -> Camera:
