@@ -81,6 +81,7 @@ class Conditioning:
     text: str
     T_world_camera: torch.Tensor  # (H + T, 4, 4) float64
     lora: float = 1.0  # share of the LoRA, where the generator has one
+    entities: Projection | None = None  # T frames: what moves, where nothing hides it, to be drawn over what is generated; None: nothing
 
 
 @dataclass(frozen=True)

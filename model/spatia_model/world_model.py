@@ -27,7 +27,7 @@ from spatia_model.generator.text import join_texts
 from spatia_model.geometry import se3
 from spatia_model.geometry.camera import resize
 from spatia_model.geometry.pictures import fit_image
-from spatia_model.memory.entities import ENTITY, Entities, find, followed, over
+from spatia_model.memory.entities import Entities, find, followed, unhidden
 from spatia_model.memory.free_space import blocks_view
 from spatia_model.memory.mapping import MappingConfig, map_clip
 from spatia_model.memory.point_memory import PointMemory
@@ -38,6 +38,7 @@ from spatia_model.types import Camera, Clip, Conditioning, Perception, Projectio
 
 Result = TypeVar("Result")
 FIRST_CONFIDENCE = 1.0
+ASIDE = 4  # pixels around a first picture's entities that are taken for theirs: what a mask misses would stay behind as a stain
 # New places must enter the map although their depth is a guess. What the map shows already was generated from it: fusing it again would
 # only blur it with every visit, and where perception disagrees about its depth, perception is more often wrong than the map. So only a
 # very sure look far behind a point takes it away (a mover that left).
@@ -57,12 +58,7 @@ class _Job:
     projection: Projection  # what the memory shows along the path
     references: tuple[int, ...]  # keyframes that saw the same surfaces
     way: torch.Tensor | None = None  # (E, T, 3) metres by which every entity will have moved, as the text has it
-    layer: Projection | None = None  # the entities along the path, on their way
-
-    @property
-    def shown(self) -> Projection:
-        """The memory and, before it, what moves: what the generator is told."""
-        return self.projection if self.layer is None else over(self.projection, self.layer)
+    layer: Projection | None = None  # what is seen of the entities along the path, on their way
 
 
 class WorldModel:
@@ -152,24 +148,25 @@ class WorldModel:
         out = flying_pixels(perception.depth, self.mapping.edge_threshold, self.mapping.sky_depth)
         depth = landed(perception.depth, frame, out)
         perception = replace(perception, depth=depth, confidence=perception.confidence.clamp(min=FIRST_CONFIDENCE))
-        background, entities = frame, None
+        background, entities, hidden = frame, None, perception.dynamic
         if self.planner is not None:
             moves = perception.dynamic > self.mapping.dynamic_threshold
             entities = find(frame[0], depth[0], moves[0], path[0], camera)
-            background, perception = _behind(frame, perception, dilate(moves, self.mapping.dynamic_dilation))
+            hidden = dilate(moves, ASIDE)
+            background, perception = _behind(frame, perception, hidden)
         empty = PointMemory.empty(self.config.voxel_size)
         mapping = replace(self.mapping, edge_threshold=math.inf)
         memory, _ = map_clip(empty, background, path, camera, perception, empty.project(path, camera), 0, mapping)
         projection = memory.project(path, camera)
-        keyframes = KeyframeBank().add(frame[0], path[0], visible_surface(memory, projection))
+        keyframes = KeyframeBank().add(background[0], path[0], visible_surface(memory, projection))
         h = self.config.history_frames
         return WorldState(
             camera=camera,
             memory=memory,
             keyframes=keyframes,
             frames=frame.repeat(h, 1, 1, 1),  # before the picture, time stood still
-            frames_dynamic=perception.dynamic.repeat(h, 1, 1),
-            frames_projection=_select(_drawn(projection, entities, path, camera), [0] * h),
+            frames_dynamic=hidden.float().repeat(h, 1, 1),
+            frames_projection=_select(projection, [0] * h),
             T_world_camera=path.repeat(h, 1, 1),
             prompt=prompt,
             clip_count=0,
@@ -243,20 +240,29 @@ class WorldModel:
         way = layer = None
         if self.planner is not None and state.entities is not None and len(state.entities):
             way = self.planner.plan(state.entities, join_texts(state.prompt, text), state.T_world_camera[-1])
-            layer = state.entities.project(way, path, state.camera)
+            layer = unhidden(state.entities.project(way, path, state.camera), projection)
         return _Job(state, path, text, projection, references, way, layer)
 
     def _condition(self, job: _Job, memory: bool) -> Conditioning:
         state = job.state
         past = state.frames_projection if memory else _empty_projection(len(state.frames), state.camera)
+        history, moved = state.frames, state.frames_dynamic
+        if self.planner is not None:  # what moves is drawn apart: the generator's past is as still as its memory
+            history, moved = self._still(history, moved, past), torch.zeros_like(moved)
         return Conditioning(
-            history=state.frames,
-            history_dynamic=state.frames_dynamic,
-            projection=_concatenate(past, job.shown),
+            history=history,
+            history_dynamic=moved,
+            projection=_concatenate(past, job.projection),
             references=state.keyframes.frames(job.references, state.camera.height, state.camera.width),
             text=join_texts(state.prompt, job.text),
             T_world_camera=torch.cat([state.T_world_camera, job.path]),
+            entities=job.layer,
         )
+
+    def _still(self, frames: torch.Tensor, dynamic: torch.Tensor, projection: Projection) -> torch.Tensor:
+        """Frames (T, H, W, 3) that show the memory where something moves, as far as it is known what lies there."""
+        moves = dilate(dynamic > self.mapping.dynamic_threshold, self.mapping.dynamic_dilation)
+        return torch.where((moves & projection.mask)[..., None], projection.rgb, frames)
 
     def _perceive(self, job: _Job, frames: torch.Tensor, memory: bool) -> Perception:
         """Geometry and motion of the new frames."""
@@ -276,7 +282,9 @@ class WorldModel:
         if memory:
             perception = self._trusted(state, path, projection, references, perception)
             points, _ = map_clip(points, frames, path, state.camera, perception, projection, step, self.mapping)
-            keyframes = keyframes.add(frames[-1], path[-1], visible_surface(points, points.project(path[-1:], state.camera)))
+            seen = points.project(path[-1:], state.camera)
+            last = frames[-1:] if self.planner is None else self._still(frames[-1:], perception.dynamic[-1:], seen)
+            keyframes = keyframes.add(last[0], path[-1], visible_surface(points, seen))
         rows = list(range(-self.config.history_frames, 0))
         new = WorldState(
             camera=state.camera,
@@ -284,7 +292,7 @@ class WorldModel:
             keyframes=keyframes,
             frames=torch.cat([state.frames, frames])[rows],
             frames_dynamic=torch.cat([state.frames_dynamic, perception.dynamic])[rows],
-            frames_projection=_select(_concatenate(state.frames_projection, job.shown), rows),
+            frames_projection=_select(_concatenate(state.frames_projection, projection), rows),
             T_world_camera=torch.cat([state.T_world_camera, path])[rows],
             prompt=state.prompt,
             clip_count=step,
@@ -297,11 +305,12 @@ class WorldModel:
     def _followed(self, job: _Job, entities: Entities, frames: torch.Tensor, perception: Perception) -> tuple[Entities, Perception]:
         """The entities where the clip shows them to be, and a perception that calls their pixels moving."""
         way = torch.zeros(len(entities), len(frames), 3) if job.way is None else job.way
-        layer = job.layer or entities.project(way, job.path, job.state.camera)
+        if job.layer is None:
+            return entities.moved(way), perception
         moves = perception.dynamic > self.mapping.dynamic_threshold
         return (
-            followed(entities, way, layer, job.shown, frames[-1], perception.depth[-1], moves[-1], job.path[-1], job.state.camera),
-            replace(perception, dynamic=torch.maximum(perception.dynamic, (job.shown.index == ENTITY).float())),
+            followed(entities, way, job.layer, frames[-1], perception.depth[-1], moves[-1], job.path[-1], job.state.camera),
+            replace(perception, dynamic=torch.maximum(perception.dynamic, job.layer.mask.float())),
         )
 
     def _trusted(
@@ -387,13 +396,6 @@ def _behind(frame: torch.Tensor, perception: Perception, hidden: torch.Tensor) -
     filled = fill_holes(seen, known)
     background = ((filled[:, :3] + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
     return background, replace(perception, depth=1 / filled[:, 3].clamp(min=1e-3), dynamic=torch.zeros_like(perception.dynamic))
-
-
-def _drawn(projection: Projection, entities: Entities | None, path: torch.Tensor, camera: Camera) -> Projection:
-    """The memory along a path with the entities before it, at rest."""
-    if entities is None or not len(entities):
-        return projection
-    return over(projection, entities.project(torch.zeros(len(entities), len(path), 3), path, camera))
 
 
 def _empty_projection(frames: int, camera: Camera) -> Projection:

@@ -1,4 +1,4 @@
-"""What moves in the loop: taken out of the picture, sent where the text says, shown to the generator, and kept out of the map."""
+"""What moves in the loop: taken out of the picture, sent where the text says, drawn over what is generated, and kept out of the map."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from spatia_model.generator.motion import MotionConfig, MotionPlanner
-from spatia_model.memory.entities import ENTITY
+from spatia_model.generator.pipeline import overlay
 from spatia_model.model_folder import FILES, PLANNER, CheckpointError, load_planner, save_mini
 from spatia_model.types import Conditioning, Perception, Projection
 from spatia_model.world_model import WorldModel
@@ -44,7 +44,7 @@ class Eyes:
 
 
 class Mirror:
-    """A generator that shows what it was told; holes are grey."""
+    """A generator that shows the memory it was told, with what moves over it; holes are grey."""
 
     text = None
 
@@ -53,7 +53,8 @@ class Mirror:
 
     def generate(self, conditionings, rngs, progress=None):
         self.told += conditionings
-        return [torch.where(c.projection.mask[H:, :, :, None], c.projection.rgb[H:], GREY) for c in conditionings]
+        still = [torch.where(c.projection.mask[H:, :, :, None], c.projection.rgb[H:], GREY) for c in conditionings]
+        return [frames if c.entities is None else overlay(frames, c.entities) for frames, c in zip(still, conditionings, strict=True)]
 
 
 class Way:
@@ -81,16 +82,19 @@ def column(frame: torch.Tensor) -> float:
     return float(red.nonzero()[:, 1].float().mean())
 
 
+def red_in(frames: torch.Tensor) -> bool:
+    return bool(((frames.float() - RED.float()).abs().amax(-1) < 60).any())
+
+
 def test_the_picture_is_taken_apart():
     model, _, _ = world()
     state = model.begin(picture(), seed=SEED)
     assert state.entities is not None and len(state.entities) == 1
     assert state.entities.shades[0].tolist() == RED.tolist()
-    reds = (state.memory.colors.float() - RED.float()).abs().amax(1) < 60
-    assert not reds.any()  # no ghost of it in the map
+    assert not red_in(state.memory.colors)  # no ghost of it in the map
     assert state.memory.project(here(1), state.camera).mask.float().mean() > 0.95  # and no hole behind it
-    shown = state.frames_projection
-    assert column(shown.rgb[-1]) == pytest.approx(column(picture()), abs=0.6) and (shown.index == ENTITY).any()
+    assert red_in(state.frames) and not red_in(state.frames_projection.rgb)  # the picture is as it was, its memory without it
+    assert not red_in(state.keyframes.keyframes[0].frame)
 
 
 def test_the_text_says_where_it_goes_and_the_map_stays_clean():
@@ -99,12 +103,14 @@ def test_the_text_says_where_it_goes_and_the_map_stays_clean():
     ends = {}
     for text in ("a red box slides to the left", "a red box slides to the right"):
         state, clip = model.advance(start, here(), text)
-        told = mirror.told[-1].projection
-        assert (told.index[H:] == ENTITY).any() and torch.equal(told.rgb[H:], clip.frames)
+        told = mirror.told[-1]
+        assert told.entities is not None and column(told.entities.rgb[-1]) == pytest.approx(column(clip.frames[-1]), abs=1)
+        assert not any(red_in(seen) for seen in (told.history, told.projection.rgb, told.references))  # as still as the memory
+        assert not told.history_dynamic.any()
         ends[text] = column(clip.frames[-1])
-        assert not ((state.memory.colors.float() - RED.float()).abs().amax(1) < 60).any()
-        assert not (clip.projection.index == ENTITY).any()  # what the memory knew: the static world
-        assert eyes.priors[-1] is not None and not (eyes.priors[-1].index == ENTITY).any()
+        assert not red_in(state.memory.colors)
+        assert not red_in(clip.projection.rgb)  # what the memory knew: the static world
+        assert eyes.priors[-1] is not None and not red_in(eyes.priors[-1].rgb)
         later, clip = model.advance(state, here(), text)
         assert (column(clip.frames[-1]) - ends[text]) * (1 if "right" in text else -1) > 1  # it goes on from there
         assert later.entities is not None and later.entities.watched.all()
@@ -120,7 +126,7 @@ def test_out_of_view_it_stays_where_it_went():
     away[:, 0, 0] = away[:, 2, 2] = -1  # turned round
     still = WorldModel(model.generator, model.perceiver, CONFIG, MAPPING, Still())  # type: ignore[arg-type]
     gone, clip = still.advance(state, away, "")
-    assert not ((clip.frames.float() - RED.float()).abs().amax(-1) < 60).any()
+    assert not red_in(clip.frames)
     back, clip = still.advance(gone, here(), "")
     assert state.entities is not None and back.entities is not None
     torch.testing.assert_close(back.entities.positions, state.entities.positions)

@@ -15,10 +15,7 @@ from spatia_model.generator.sampler import denoise, draw_noise
 from spatia_model.generator.text import TextEncoder
 from spatia_model.generator.transformer import SpatiaTransformer
 from spatia_model.generator.vae import VideoVAE
-from spatia_model.memory.entities import ENTITY
-from spatia_model.types import Conditioning
-
-OPAQUE = 0.9  # share of an entity's own pixels in what is shown of it
+from spatia_model.types import Conditioning, Projection
 
 
 @dataclass(frozen=True)
@@ -88,10 +85,9 @@ class ClipGenerator:
         frames = self.vae.decode(latents, last=new)
         if self.refiner is not None:
             frames = self.refiner.refine(frames, projection[:, known:], mask[:, known:])
-        moving = torch.stack([c.projection.index[known:] == ENTITY for c in conditionings])
-        if bool(moving.any()):
-            frames = overlay(frames.float(), to_model(projection[:, known:]), moving.to(device))
-        return to_frames(frames).cpu()
+        frames = to_frames(frames).cpu()
+        drawn = [frame if c.entities is None else overlay(frame, c.entities) for frame, c in zip(frames, conditionings, strict=True)]
+        return torch.stack(drawn)
 
     def _denoise(self, noise, known, references, control, texts, rngs, progress) -> torch.Tensor:
         options = self.options
@@ -121,11 +117,8 @@ class ClipGenerator:
         )
 
 
-def overlay(frames: torch.Tensor, shown: torch.Tensor, moving: torch.Tensor) -> torch.Tensor:
-    """Frames (B, 3, T, H, W) with what moves drawn over them, softly at its edge: `shown` (B, 3, T, H, W) where `moving` (B, T, H, W) bool.
-
-    The denoiser has never seen a thing of its control move, and makes what moves fast transparent.
-    """
-    inside = moving.float()
-    share = OPAQUE * inside * F.avg_pool2d(inside, 3, 1, 1, count_include_pad=False)
-    return torch.lerp(frames, shown, share.unsqueeze(1))
+def overlay(frames: torch.Tensor, entities: Projection) -> torch.Tensor:
+    """Frames (T, H, W, 3) uint8 with what moves drawn over them, softly at its edge."""
+    inside = entities.mask.float().unsqueeze(1)
+    share = (inside * F.avg_pool2d(inside, 3, 1, 1, count_include_pad=False))[:, 0, :, :, None]
+    return torch.lerp(frames.float(), entities.rgb.float(), share).round().to(torch.uint8)

@@ -1,8 +1,8 @@
 """Things that move (the paper's dynamic entities): kept out of the static map, carried along beside it.
 
 The paper masks entities out of the memory and leaves them to the generator. A small generator lets them fade, so the embedded tier keeps
-what it saw of each: a handful of points that move as a whole. Drawn over the map's projection they tell the generator where the entity is
-in every frame; the map itself never holds them. An entity that goes out of view stays where it went.
+what it saw of each: a handful of points that move as a whole. They are drawn over what is generated; the generator itself is shown neither
+them nor, in its past, what they hid, and the map never holds them. An entity that goes out of view stays where it went.
 """
 
 from __future__ import annotations
@@ -20,11 +20,10 @@ from spatia_model.types import Camera, Projection
 MAX_ENTITIES = 8
 PAST = (2, 4, 8)  # frames before the last one at which an entity's place is remembered
 LEAST_AREA = 0.001  # of the picture; anything smaller is noise
-ENTITY = -2  # in a projection's index: an entity's pixel, which no row of the memory shows
 UNLIKE = 45.0  # mean difference of colours, of 255, from which a frame does not show what it was told to
 SAME_SHADE = 60.0  # distance of mean colours, of 255 each
 HIDDEN = 0.08  # share of its depth by which something must be nearer to hide an entity: a guess in depth must not sink it into the floor
-THICKNESS = 0.12  # share of its depth by which an entity's points may lie before or behind its middle
+THICKNESS = 0.04  # share of its depth by which an entity's points may lie before or behind its middle; with more it tears
 
 
 @dataclass(frozen=True)
@@ -131,14 +130,14 @@ class Entities:
         return seen
 
 
-def over(behind: Projection, front: Projection) -> Projection:
-    """A layer of entities drawn over the memory, where that is not clearly nearer; there the index is `ENTITY`."""
-    wins = front.mask & (~behind.mask | (front.depth * (1 - HIDDEN) < behind.depth))
+def unhidden(layer: Projection, memory: Projection) -> Projection:
+    """What of a layer of entities is seen before the memory: all but what something clearly nearer hides."""
+    seen = layer.mask & (~memory.mask | (layer.depth * (1 - HIDDEN) < memory.depth))
     return Projection(
-        torch.where(wins[..., None], front.rgb, behind.rgb),
-        torch.where(wins, front.depth, behind.depth),
-        behind.mask | wins,
-        torch.where(wins, torch.full_like(behind.index, ENTITY), behind.index),
+        torch.where(seen[..., None], layer.rgb, torch.zeros_like(layer.rgb)),
+        torch.where(seen, layer.depth, torch.zeros_like(layer.depth)),
+        seen,
+        torch.where(seen, layer.index, -1),
     )
 
 
@@ -179,7 +178,6 @@ def followed(
     entities: Entities,
     way: torch.Tensor,
     layer: Projection,
-    shown: Projection,
     frame: torch.Tensor,
     depth: torch.Tensor,
     moves: torch.Tensor,
@@ -190,16 +188,14 @@ def followed(
 
     Args:
         way: (E, T, 3) metres they were to go.
-        layer: `entities` along the path, on that way, T frames.
-        shown: the memory with them before it, T frames.
+        layer: what is seen of them along the path, on that way, T frames.
         frame, depth, moves: the last frame (H, W, 3) uint8, its depth in metres, and bool whether a pixel moves.
         T_world_camera: (4, 4) of the last frame.
     """
-    visible = shown.index[-1] == ENTITY
     unlike = (frame.float() - layer.rgb[-1].float()).abs().mean(-1)
     offset = torch.zeros(len(entities), 3)
     for k in range(len(entities)):
-        own = visible & (layer.index[-1] == k)
+        own = layer.index[-1] == k
         if float(own.float().mean()) < LEAST_AREA or float(unlike[own].mean()) < UNLIKE:
             continue  # out of sight, or where it was to be
         there = entities.positions + way[:, -1][entities.owner]

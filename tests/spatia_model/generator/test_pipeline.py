@@ -138,14 +138,24 @@ def test_progress_is_told():
 
 
 def test_what_moves_is_drawn_over_the_frames_and_nothing_else_is():
-    torch.manual_seed(SEED)
-    frames, shown = torch.rand(2, 3, 4, 16, 16) * 2 - 1, torch.rand(2, 3, 4, 16, 16) * 2 - 1
-    moving = torch.zeros(2, 4, 16, 16, dtype=torch.bool)
-    moving[0, :, 4:10, 4:10] = True
-    drawn = overlay(frames, shown, moving)
-    outside = ~moving.unsqueeze(1).expand_as(frames)
-    assert torch.equal(drawn[outside], frames[outside])
-    inside = (slice(0, 1), slice(None), slice(None), slice(5, 9), slice(5, 9))
-    torch.testing.assert_close(drawn[inside], 0.1 * frames[inside] + 0.9 * shown[inside])
-    edge = (0, slice(None), slice(None), 4, 5)  # 6 of its 9 neighbours are the entity's
-    torch.testing.assert_close(drawn[edge], 0.4 * frames[edge] + 0.6 * shown[edge])
+    generator = torch.Generator().manual_seed(SEED)
+    frames, shown = (torch.randint(0, 256, (4, 16, 16, 3), generator=generator, dtype=torch.uint8) for _ in range(2))
+    mask = torch.zeros(4, 16, 16, dtype=torch.bool)
+    mask[:, 4:10, 4:10] = True
+    drawn = overlay(frames, Projection(shown, mask.float(), mask, mask.int() - 1))
+    assert torch.equal(drawn[~mask], frames[~mask])
+    assert torch.equal(drawn[:, 5:9, 5:9], shown[:, 5:9, 5:9])
+    edge = frames[:, 4, 5].float() / 3 + shown[:, 4, 5].float() * 2 / 3  # 6 of its 9 neighbours are the entity's
+    assert ((drawn[:, 4, 5].float() - edge).abs() <= 0.51).all()
+
+
+def test_each_world_of_a_batch_has_its_own_entities_drawn():
+    given = [conditioning(), conditioning(SEED + 1)]
+    mask = torch.zeros(T, SIZE, SIZE, dtype=torch.bool)
+    mask[:, 4:12, 4:12] = True
+    red = torch.tensor([255, 0, 0], dtype=torch.uint8).expand(T, SIZE, SIZE, 3)
+    layer, model = Projection(red, mask.float(), mask, mask.int() - 1), generator()
+    told = [given[0], dataclasses.replace(given[1], entities=layer)]
+    before, after = (model.generate(each, [rng(), rng(SEED + 1)]) for each in (given, told))
+    assert torch.equal(after[0], before[0]) and torch.equal(after[1], overlay(before[1], layer))
+    assert not torch.equal(after[1], before[1])

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
+from spatia_model.generator.pipeline import overlay
 from spatia_model.geometry.camera import camera_from_fov, pixel_rays
 from spatia_model.geometry.rendering import splat
-from spatia_model.memory.entities import ENTITY, MAX_ENTITIES, PAST, THICKNESS, Entities, find, followed, over
+from spatia_model.memory.entities import MAX_ENTITIES, PAST, THICKNESS, Entities, find, followed, unhidden
 from spatia_model.types import Projection
 
 SIZE, T = 48, 8
@@ -98,15 +100,13 @@ def test_the_nearer_entity_hides_the_farther_and_the_wall_hides_both():
     way[red, 0] = (seen.centres[blue] * (2.0 / 3.0)) - seen.centres[red]  # in front of the blue one
     layer = seen.project(way, EYE[None], CAMERA)
     assert int(layer.index[0, 24, 36]) == red and layer.rgb[0, 24, 36].tolist() == list(RED)
-    shown = over(wall(frames=1), layer)
-    assert bool(shown.mask.all()) and int(shown.index[0, 24, 36]) == ENTITY and int(shown.index[0, 0, 0]) == 0
-    assert shown.rgb[0, 24, 36].tolist() == list(RED) and shown.rgb[0, 0, 0].tolist() == list(GREY)
-    near = wall(1.0, 1)
-    assert torch.equal(over(near, layer).rgb, near.rgb) and not (over(near, layer).index == ENTITY).any()
-    beside = wall(1.9, 1)  # nearer than the entity by less than depth can be trusted
-    assert torch.equal(over(beside, layer).mask & (over(beside, layer).index == ENTITY), layer.mask & (layer.depth < 2.01))
-    holes = Projection(near.rgb, near.depth * 0, near.mask & False, near.index * 0 - 1)
-    assert torch.equal(over(holes, layer).mask, layer.mask)
+    assert unhidden(layer, wall(frames=1)).mask.equal(layer.mask)
+    near, beside = unhidden(layer, wall(1.0, 1)), unhidden(layer, wall(1.9, 1))
+    assert not near.mask.any() and not near.rgb.any() and not near.depth.any() and (near.index == -1).all()
+    # A wall that is nearer by less than depth can be trusted hides nothing.
+    assert torch.equal(beside.mask, layer.mask & (layer.depth < 2.05))
+    nothing = replace(wall(1.0, 1), mask=torch.zeros(1, SIZE, SIZE, dtype=torch.bool))
+    assert torch.equal(unhidden(layer, nothing).mask, layer.mask)
 
 
 def test_having_moved_it_knows_its_past():
@@ -120,14 +120,13 @@ def test_having_moved_it_knows_its_past():
 
 def follow(seen: Entities, way: torch.Tensor, frame: torch.Tensor, depth: torch.Tensor, moves: torch.Tensor) -> Entities:
     path = EYE.repeat(T, 1, 1)
-    layer = seen.project(way, path, CAMERA)
-    return followed(seen, way, layer, over(wall(), layer), frame, depth, moves, EYE, CAMERA)
+    return followed(seen, way, unhidden(seen.project(way, path, CAMERA), wall()), frame, depth, moves, EYE, CAMERA)
 
 
 def test_believed_where_the_frame_shows_it_and_where_it_shows_nothing_like_it():
     seen = found((LEFT, RED, 2.0))
     way = to_the_right(seen)
-    drawn = over(wall(), seen.project(way, EYE.repeat(T, 1, 1), CAMERA)).rgb[-1]
+    drawn = overlay(wall().rgb, seen.project(way, EYE.repeat(T, 1, 1), CAMERA))[-1]
     there = follow(seen, way, drawn, *scene()[1:])
     torch.testing.assert_close(there.positions, seen.positions + way[0, -1])
     frame, depth, moves = scene((RIGHT, BLUE, 2.0))
