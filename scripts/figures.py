@@ -19,7 +19,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 CARD = ROOT / "model" / "spatia_model" / "pretrained" / "spatia-mini"
-PARTS = {"vae": "autoencoder", "transformer": "denoiser", "text": "text", "perception": "perception", "refiner": "refiner", "motion": "planner"}
+PARTS = {
+    "vae": "autoencoder",
+    "transformer": "denoiser",
+    "text": "text",
+    "perception": "perception",
+    "refiner": "refiner",
+    "motion": "planner",
+}
 # key: (unit, digits, factor)
 FORMATS = {
     "psnr_c": (" dB", 1, 1),

@@ -208,7 +208,7 @@ class WorldModel:
         paths = [_check_path(path, self.config.frames_per_clip) for path in paths]
         count = min(torch.get_num_threads(), len(states))
         workers = _workers(count) if count > 1 else None
-        jobs = _each(workers, lambda *each: self._look(*each, memory), states, paths, texts)
+        jobs = _each(workers, lambda state, path, text: self._look(state, path, text, memory), states, paths, texts)
         if workers is None or not self._on_cpu:
             return self._clips(jobs, memory, workers)
         # Worlds with equally many references share a pass: keep them together.

@@ -151,9 +151,9 @@ def find(frame: torch.Tensor, depth: torch.Tensor, moves: torch.Tensor, T_world_
         T_world_camera: (4, 4) float64.
         camera: of the frame.
     """
-    labels, count = ndimage.label(moves.numpy(), structure=np.ones((3, 3)))
-    areas = np.bincount(labels.ravel(), minlength=count + 1)
-    order = [k for k in np.argsort(-areas[1:]) + 1 if areas[k] >= LEAST_AREA * moves.numel()][:MAX_ENTITIES]
+    labels = np.asarray(ndimage.label(moves.numpy(), structure=np.ones((3, 3)))[0])  # type: ignore[index]
+    areas = np.bincount(labels.ravel(), minlength=1)
+    order = [int(k) for k in np.argsort(-areas[1:]) + 1 if areas[k] >= LEAST_AREA * moves.numel()][:MAX_ENTITIES]
     found = Entities.empty()
     for k in reversed(order):  # the largest last: of too many the first go
         mask = torch.from_numpy(labels == k)

@@ -27,7 +27,7 @@ class Parts:
     text: nn.Module | None
     vae: Any | None
     sampler: dict[str, Any]  # steps, shift, solver
-    mini: tuple[Any, ...] | None = None  # (perception, refiner, MiniConfig, SamplerOptions)
+    mini: tuple[Any, ...] | None = None  # (perception, refiner, MiniConfig, SamplerOptions, planner or None)
 
 
 MINI_SAMPLER = {"steps": 4, "shift": 1.0, "solver": "euler"}
@@ -87,13 +87,8 @@ def _embedded(name: str) -> Parts:
     generator, perception, config = load_mini(folder)
     options = generator.options
     sampler = {"steps": options.steps, "shift": options.shift, "solver": options.solver}
-    return Parts(
-        generator.transformer,
-        generator.text,
-        generator.vae,
-        sampler,
-        (perception, generator.refiner, config, options, load_planner(folder)),
-    )  # type: ignore[arg-type]
+    rest = (perception, generator.refiner, config, options, load_planner(folder))
+    return Parts(generator.transformer, generator.text, generator.vae, sampler, rest)  # type: ignore[arg-type]
 
 
 def _fresh_mini() -> Parts:
