@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from spatia_model.geometry.camera import unproject
-from spatia_model.geometry.rendering import splat
+from spatia_model.geometry.camera import project, unproject
+from spatia_model.geometry.rendering import SplatStyle, splat
 from spatia_model.types import Camera, Projection
 
 MAX_ENTITIES = 8
+NEAR = 0.05  # metres: what is nearer to the camera is not drawn
 PAST = (2, 4, 8)  # frames before the last one at which an entity's place is remembered
 LEAST_AREA = 0.001  # of the picture; anything smaller is noise
 UNLIKE = 45.0  # mean difference of colours, of 255, from which a frame does not show what it was told to
@@ -119,15 +120,42 @@ class Entities:
             own = self.owner == k
             poses = T_world_camera.clone()
             poses[:, :3, 3] -= way[k].to(poses)  # a body that moves before a camera is a body at rest before a camera that moves back
-            alone = splat(self.positions[own].contiguous(), self.colors[own].contiguous(), poses, camera, self.radii[own].contiguous())
-            nearer = alone.mask & (~seen.mask | (alone.depth < seen.depth))
-            seen = Projection(
-                torch.where(nearer[..., None], alone.rgb, seen.rgb),
-                torch.where(nearer, alone.depth, seen.depth),
-                seen.mask | nearer,
-                torch.where(nearer, k, seen.index),
-            )
+            points, radii = self.positions[own].contiguous(), self.radii[own].contiguous()
+            window = _window(points, float(radii.max()), poses, camera)
+            if window is None:
+                continue
+            alone = splat(points, self.colors[own].contiguous(), poses, _cropped(camera, *window), radii)
+            part = (slice(None), *window)
+            nearer = alone.mask & (~seen.mask[part] | (alone.depth < seen.depth[part]))
+            seen.rgb[part][nearer] = alone.rgb[nearer]
+            seen.depth[part][nearer] = alone.depth[nearer]
+            seen.mask[part][nearer] = True
+            seen.index[part][nearer] = k
         return seen
+
+
+def _window(points: torch.Tensor, radius: float, T_world_camera: torch.Tensor, camera: Camera) -> tuple[slice, slice] | None:
+    """Rows and columns that hold points of a radius (metres) in every frame, with room for what splatting looks at; None: out of view.
+
+    Most of a picture holds no entity, and a splat's cost is its pixels.
+    """
+    uv, z = project(points, T_world_camera, camera)
+    before = z > NEAR
+    if not bool(before.any()):
+        return None
+    reach = SplatStyle()
+    edge = min(reach.cap, radius * float(camera.K[0, 0]) / max(NEAR, float(z[before].min()))) + max(reach.hole_reach, reach.leak_reach) + 2
+    low, high = (uv[before].amin(0) - edge).floor().long(), (uv[before].amax(0) + edge).ceil().long()
+    left, top = (max(0, int(v)) for v in low)
+    right, bottom = min(camera.width, int(high[0])), min(camera.height, int(high[1]))
+    return (slice(top, bottom), slice(left, right)) if left < right and top < bottom else None
+
+
+def _cropped(camera: Camera, rows: slice, columns: slice) -> Camera:
+    K = camera.K.clone()
+    K[0, 2] -= columns.start
+    K[1, 2] -= rows.start
+    return Camera(K, columns.stop - columns.start, rows.stop - rows.start)
 
 
 def unhidden(layer: Projection, memory: Projection) -> Projection:
