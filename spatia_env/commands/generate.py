@@ -357,8 +357,8 @@ def tell_limits(camera: Camera | None, masks: bool) -> None:
         )
     if masks:
         common.say(
-            "note: what the masks call moving stays out of the map; the embedded model moves it as a whole, where the prompt says so in words "
-            'that it knows ("the red box slides to the right"), and only what is brightly coloured'
+            "note: what the masks call moving stays out of the map; the embedded model moves it as a whole, where the prompt says so in "
+            'words that it knows ("the red box slides to the right"), and only what is brightly coloured'
         )
 
 
