@@ -89,8 +89,23 @@ class MotionStage:
             figures[f"still_{name}"] = float(guess[never].norm(dim=1).mean())
         return figures
 
-    def sample(self) -> np.ndarray | None:
-        return None
+    @torch.no_grad()
+    def sample(self) -> np.ndarray:
+        """Ways of 24 things that move, seen from above, ahead is up: the true one white, the one told by the text in the thing's colour."""
+        rows, side, reach = self.validation.rows, 64, 1.0  # pixels, metres
+        picks = (rows["way"][:, -1].norm(dim=1) > MOVES).nonzero()[:24, 0].tolist()
+        told = {name: values[picks] for name, values in rows.items()}
+        given = features(told["shade"], told["spread"], told["place"], told["past"] * 0, torch.zeros(len(picks)))
+        ways = self._ways(given, [self.validation.texts[k] for k in picks]).cpu()
+        sheet = np.zeros((4 * side, 6 * side, 3), np.uint8)
+        for k in range(len(picks)):
+            white = np.full(3, 255, np.uint8)
+            for way, colour in ((told["way"][k], white), (ways[k], told["shade"][k].to(torch.uint8).numpy())):
+                column = (side / 2 * (1 + way[:, 0] / reach)).long().clamp(1, side - 2) + k % 6 * side
+                row = (side / 2 * (1 - way[:, 2] / reach)).long().clamp(1, side - 2) + k // 6 * side
+                for y, x in zip(row.tolist(), column.tolist(), strict=True):
+                    sheet[y - 1 : y + 2, x - 1 : x + 2] = colour
+        return sheet
 
 
 def said_otherwise(text: str, rng: np.random.Generator, prompt: float = 0.25) -> tuple[str, bool]:

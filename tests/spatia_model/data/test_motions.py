@@ -106,4 +106,6 @@ def test_the_stage_learns_and_validates(folder):
     assert all(p.grad is not None and bool(p.grad.any()) for p in stage.model.parameters())
     figures = stage.validate()
     assert set(figures) == {f"{name}_{kind}" for name in ("off", "right_way", "still") for kind in ("text", "past")}
-    assert all(np.isfinite(value) for value in figures.values()) and stage.sample() is None
+    assert all(np.isfinite(value) for value in figures.values())
+    picture = stage.sample()
+    assert picture.dtype == np.uint8 and picture.shape == (256, 384, 3) and picture.any()
