@@ -104,7 +104,7 @@ class SpatiaEnv(WorldEnv):
     and what the task adds.
 
     `env.unwrapped` also has `memory` (the `PointMemory`), `timing` (seconds of the last call), `pose`, `snapshot()` and
-    `restore(mark)`, `save(folder)` and `load(folder)`, and `edit(function)`.
+    `restore(mark)`, `save(folder)` and `load(folder)`, `edit(function)` for the memory and `edit_entities(function)` for what moves.
 
     ## Errors
     Bad input raises `ValueError` with what was given, what is accepted and how to mend it; the world stays as it was.
