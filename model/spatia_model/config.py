@@ -40,6 +40,7 @@ class MiniConfig:
         steps: sampler steps.
         guidance: text guidance scale; 1 is none and halves the work.
         motion_gap: frames between a frame and the earlier one that perception compares it with.
+        surroundings: where the memory is empty, show the generator the first picture mirrored (`memory/surroundings.py`).
     """
 
     image_size: int = 128
@@ -52,6 +53,7 @@ class MiniConfig:
     steps: int = 2
     guidance: float = 1.0
     motion_gap: int = 2
+    surroundings: bool = False
 
     def __post_init__(self) -> None:
         if self.frames_per_clip < 4 or self.frames_per_clip % 4:

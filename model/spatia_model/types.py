@@ -118,3 +118,4 @@ class WorldState:
     frame_count: int
     rng_state: torch.Tensor  # uint8 state of the CPU generator all noise is drawn from
     entities: Entities | None = None  # what moves, kept beside the memory; None: the tier leaves it to the generator
+    surroundings: PointMemory | None = None  # what is taken to lie where the memory has no points; None: that, too, is left to it

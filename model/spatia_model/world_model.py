@@ -33,6 +33,7 @@ from spatia_model.memory.mapping import MappingConfig, map_clip
 from spatia_model.memory.point_memory import PointMemory
 from spatia_model.memory.references import KeyframeBank, retrieve, visible_surface
 from spatia_model.memory.static_pixels import dilate, flying_pixels, landed
+from spatia_model.memory.surroundings import completed, surroundings_of
 from spatia_model.perception.protocols import Perceiver
 from spatia_model.types import Camera, Clip, Conditioning, Perception, Projection, WorldState
 
@@ -59,6 +60,11 @@ class _Job:
     references: tuple[int, ...]  # keyframes that saw the same surfaces
     way: torch.Tensor | None = None  # (E, T, 3) metres by which every entity will have moved, as the text has it
     layer: Projection | None = None  # what is seen of the entities along the path, on their way
+    shown: Projection | None = None  # the projection completed by the surroundings: what generator and perceiver see; None: as it is
+
+    @property
+    def seen(self) -> Projection:
+        return self.projection if self.shown is None else self.shown
 
 
 class WorldModel:
@@ -160,6 +166,10 @@ class WorldModel:
         projection = memory.project(path, camera)
         keyframes = KeyframeBank().add(background[0], path[0], visible_surface(memory, projection))
         h = self.config.history_frames
+        around = None
+        if self.config.surroundings:
+            far = torch.where(perception.depth >= self.mapping.sky_depth, self.mapping.sky_distance, perception.depth)
+            around = surroundings_of(background[0], far[0], path[0], camera, self.config.voxel_size)
         return WorldState(
             camera=camera,
             memory=memory,
@@ -173,6 +183,7 @@ class WorldModel:
             frame_count=1,
             rng_state=torch.Generator().manual_seed(seed).get_state(),
             entities=entities,
+            surroundings=around,
         )
 
     def advance(self, state: WorldState, path: torch.Tensor, text: str = "", memory: bool = True) -> tuple[WorldState, Clip]:
@@ -234,14 +245,17 @@ class WorldModel:
         """What the memory shows along the path, which keyframes saw the same surfaces, and where what moves will be."""
         if not memory:
             return _Job(state, path, text, _empty_projection(len(path), state.camera), ())
-        projection = state.memory.project(path, state.camera, threads=min(2, torch.get_num_threads()))
+        threads = min(2, torch.get_num_threads())
+        projection = state.memory.project(path, state.camera, threads=threads)
         visible = visible_surface(state.memory, projection)
         references = retrieve(state.keyframes, visible, self.config.max_references, self.config.reference_threshold)
-        way = layer = None
+        way = layer = shown = None
+        if state.surroundings is not None:
+            shown = completed(projection, state.surroundings, path, state.camera, threads)
         if self.planner is not None and state.entities is not None and len(state.entities):
             way = self.planner.plan(state.entities, join_texts(state.prompt, text), state.T_world_camera[-1])
             layer = unhidden(state.entities.project(way, path, state.camera), projection)
-        return _Job(state, path, text, projection, references, way, layer)
+        return _Job(state, path, text, projection, references, way, layer, shown)
 
     def _condition(self, job: _Job, memory: bool) -> Conditioning:
         state = job.state
@@ -252,7 +266,7 @@ class WorldModel:
         return Conditioning(
             history=history,
             history_dynamic=moved,
-            projection=_concatenate(past, job.projection),
+            projection=_concatenate(past, job.seen),
             references=state.keyframes.frames(job.references, state.camera.height, state.camera.width),
             text=join_texts(state.prompt, job.text),
             T_world_camera=torch.cat([state.T_world_camera, job.path]),
@@ -268,7 +282,7 @@ class WorldModel:
         """Geometry and motion of the new frames."""
         gap, h = self.config.motion_gap, self.config.history_frames
         earlier = torch.cat([job.state.frames, frames])[h - gap : h - gap + len(frames)]
-        return self.perceiver.perceive(frames, job.path, job.state.camera, job.projection if memory else None, earlier)
+        return self.perceiver.perceive(frames, job.path, job.state.camera, job.seen if memory else None, earlier)
 
     def _remember(
         self, job: _Job, frames: torch.Tensor, perception: Perception, rng: torch.Generator, memory: bool
@@ -299,6 +313,7 @@ class WorldModel:
             frame_count=count,
             rng_state=rng.get_state(),
             entities=entities,
+            surroundings=state.surroundings,
         )
         return new, Clip(frames, path, state.camera, projection, perception, references, job.text)
 

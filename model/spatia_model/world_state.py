@@ -19,6 +19,7 @@ from spatia_model.types import Camera, Projection, WorldState
 
 FORMAT = 1
 FILES = ("memory.ply", "state.safetensors")  # beside world.json, which holds their SHA-256
+SURROUNDINGS = "surroundings.ply"  # likewise, where the model keeps them
 _PLAIN = ("frames", "frames_dynamic", "T_world_camera", "rng_state")
 _ENTITIES = ("positions", "colors", "radii", "owner", "past", "watched")
 _PROJECTION = ("rgb", "depth", "mask", "index")
@@ -41,6 +42,8 @@ def save_state(state: WorldState, folder: str | Path) -> None:
     try:
         state.memory.save_ply(place / "memory.ply")
         save_file(_tensors(state), place / "state.safetensors")
+        if state.surroundings is not None:
+            state.surroundings.save_ply(place / SURROUNDINGS)
         described = {
             "format": FORMAT,
             "width": state.camera.width,
@@ -52,7 +55,7 @@ def save_state(state: WorldState, folder: str | Path) -> None:
             "max_keyframes": state.keyframes.max_keyframes,
             "next_keyframe": state.keyframes.next_id,
             "max_points": state.memory.max_points,
-            "sha256": {name: sha256(place / name) for name in FILES},
+            "sha256": {file.name: sha256(file) for file in sorted(place.iterdir())},
         }
         (place / "world.json").write_text(json.dumps(described, indent=1) + "\n")
         place.chmod(0o755)
@@ -78,9 +81,12 @@ def load_state(folder: str | Path) -> WorldState:
         if described["format"] != FORMAT:
             raise ValueError(f"its format is {described['format']}, this version reads {FORMAT}")
         recorded = {name: described["sha256"][name] for name in FILES}
-        for name in FILES:
+        if SURROUNDINGS in described["sha256"]:
+            recorded[SURROUNDINGS] = described["sha256"][SURROUNDINGS]
+        for name in recorded:
             verify_checksum(folder / name, recorded[name])
-        return _state(described, read_tensors(folder / "state.safetensors"), PointMemory.load_ply(folder / "memory.ply"))
+        around = PointMemory.load_ply(folder / SURROUNDINGS) if SURROUNDINGS in recorded else None
+        return _state(described, read_tensors(folder / "state.safetensors"), PointMemory.load_ply(folder / "memory.ply"), around)
     except (KeyError, TypeError, ValueError) as error:  # ValueError: also what JSON, PLY and checksums raise
         where = "" if str(folder) in str(error) else f"{folder / 'world.json'}: "
         raise ValueError(f"the saved world is damaged: {where}{error}. Restore the folder from a copy") from error
@@ -115,7 +121,7 @@ def _tensors(state: WorldState) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
 
 
-def _state(described: dict, tensors: dict[str, torch.Tensor], memory: PointMemory) -> WorldState:
+def _state(described: dict, tensors: dict[str, torch.Tensor], memory: PointMemory, surroundings: PointMemory | None) -> WorldState:
     keyframes = tuple(
         Keyframe(i, *(tensors[f"keyframe.{i}.{name}"] for name in ("frame", "T_world_camera", "visible")))
         for i in described["keyframe_ids"]
@@ -132,5 +138,6 @@ def _state(described: dict, tensors: dict[str, torch.Tensor], memory: PointMemor
         clip_count=int(described["clip_count"]),
         frame_count=int(described["frame_count"]),
         entities=Entities(*(tensors[f"entities.{name}"] for name in _ENTITIES)) if "entities.past" in tensors else None,
+        surroundings=surroundings,
         **{name: tensors[name] for name in _PLAIN},
     )

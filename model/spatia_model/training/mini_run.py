@@ -39,7 +39,7 @@ from spatia_model.training.stage_sharpen import SharpenStage
 from spatia_model.training.stage_vae import VAEStage, measure_latents
 from spatia_model.worlds import VOCABULARY
 
-MINI = MiniConfig()
+MINI = MiniConfig(surroundings=True)
 PICTURES = "pictures.npy"
 WATCHED_CLIPS = 2  # one without, one with a past that shows how things move
 VIEWS = 6  # of each world of which only first pictures are taken
