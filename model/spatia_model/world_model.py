@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import functools
 import math
-import os
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from PIL import Image
@@ -36,8 +34,8 @@ from spatia_model.memory.static_pixels import dilate, flying_pixels, landed
 from spatia_model.memory.surroundings import completed, surroundings_of
 from spatia_model.perception.protocols import Perceiver
 from spatia_model.types import Camera, Clip, Conditioning, Perception, Projection, WorldState
+from spatia_model.workers import each, workers_for
 
-Result = TypeVar("Result")
 FIRST_CONFIDENCE = 1.0
 ASIDE = 4  # pixels around a first picture's entities that are taken for theirs: what a mask misses would stay behind as a stain
 # New places must enter the map although their depth is a guess. What the map shows already was generated from it: fusing it again would
@@ -218,14 +216,14 @@ class WorldModel:
             raise ValueError(f"text must be a string (empty for none), got {[type(text).__name__ for text in texts]}")
         paths = [_check_path(path, self.config.frames_per_clip) for path in paths]
         count = min(torch.get_num_threads(), len(states))
-        workers = _workers(count) if count > 1 else None
-        jobs = _each(workers, lambda state, path, text: self._look(state, path, text, memory), states, paths, texts)
+        workers = workers_for(count) if count > 1 else None
+        jobs = each(workers, lambda state, path, text: self._look(state, path, text, memory), states, paths, texts)
         if workers is None or not self._on_cpu:
             return self._clips(jobs, memory, workers)
         # Worlds with equally many references share a pass: keep them together.
         order = sorted(range(len(jobs)), key=lambda i: len(jobs[i].references))
         parts = [order[k * len(order) // count : (k + 1) * len(order) // count] for k in range(count)]
-        done = _each(workers, lambda part: self._clips([jobs[i] for i in part], memory), parts)
+        done = each(workers, lambda part: self._clips([jobs[i] for i in part], memory), parts)
         found = {i: clip for part, clips in zip(parts, done, strict=True) for i, clip in zip(part, clips, strict=True)}
         return [found[i] for i in range(len(jobs))]
 
@@ -239,7 +237,7 @@ class WorldModel:
         rngs = [_generator(job.state.rng_state) for job in jobs]
         clips = self.generator.generate([self._condition(job, memory) for job in jobs], rngs)
         seen = [self._perceive(job, frames, memory) for job, frames in zip(jobs, clips, strict=True)]
-        return _each(workers, self._remember, jobs, clips, seen, rngs, [memory] * len(jobs))
+        return each(workers, self._remember, jobs, clips, seen, rngs, [memory] * len(jobs))
 
     def _look(self, state: WorldState, path: torch.Tensor, text: str, memory: bool) -> _Job:
         """What the memory shows along the path, which keyframes saw the same surfaces, and where what moves will be."""
@@ -345,34 +343,6 @@ def _load(directory: Path, device: str, written: int) -> WorldModel:
     from spatia_model.model_folder import load_mini, load_planner
 
     return WorldModel(*load_mini(directory, device), planner=load_planner(directory, device))
-
-
-@functools.lru_cache(maxsize=4)
-def _workers(count: int) -> ThreadPoolExecutor:
-    """Threads that each compute without helpers of their own."""
-    from spatia_model.geometry import splat_kernels
-    from spatia_model.geometry.warp_runtime import wp
-    from spatia_model.memory import consolidate_kernels, fuse_kernels
-
-    for module in (splat_kernels, fuse_kernels, consolidate_kernels):
-        wp.load_module(module, device="cpu")  # not by several threads at once
-    before, ready = torch.get_num_threads(), threading.Barrier(count + 1)
-    pool = ThreadPoolExecutor(count, "world", initializer=torch.set_num_threads, initargs=(1,))
-    for _ in range(count):  # each waits for the others: so many threads there are
-        pool.submit(ready.wait)
-    ready.wait()
-    torch.set_num_threads(before)  # setting it in a thread also sets what threads started later begin with
-    return pool
-
-
-os.register_at_fork(after_in_child=_workers.cache_clear)  # a forked process has none of the threads
-
-
-def _each(workers: ThreadPoolExecutor | None, work: Callable[..., Result], *items: Sequence[Any]) -> list[Result]:
-    """`work` of every row of items, side by side where there are workers."""
-    if workers is None:
-        return [work(*row) for row in zip(*items, strict=True)]
-    return [job.result() for job in [workers.submit(work, *row) for row in zip(*items, strict=True)]]
 
 
 def _generator(state: torch.Tensor) -> torch.Generator:

@@ -16,3 +16,8 @@ def highest_near(image: torch.Tensor, pixels: int) -> torch.Tensor:
             for target, other in ((out.narrow(axis, 0, size - shift), high), (out.narrow(axis, shift, size - shift), low)):
                 combine(target, other, out=target)
     return out
+
+
+def opened(image: torch.Tensor) -> torch.Tensor:
+    """(T, H, W) float without its bright parts thinner than three pixels: the greatest of the smallest of the neighbours."""
+    return highest_near(-highest_near(-image, 1), 1)

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from scipy import ndimage
 
 from spatia_model.geometry.camera import unproject
-from spatia_model.geometry.neighbours import highest_near
+from spatia_model.geometry.neighbours import opened
 from spatia_model.memory.point_memory import PointMemory
 from spatia_model.types import Camera, Projection
 
@@ -91,7 +91,7 @@ def completed(
     `index` stays -1 there. Holes thinner than three pixels are left: what lies beside them fills them better.
     """
     holes = ~projection.mask
-    holes &= highest_near(-highest_near(-holes.float(), 1), 1) > 0
+    holes &= opened(holes.float()) > 0
     rows = holes.flatten(1).any(1).nonzero()[:, 0]
     if not len(rows) or not len(surroundings):
         return projection

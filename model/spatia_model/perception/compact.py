@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from spatia_model.geometry.camera import pixel_rays
-from spatia_model.geometry.neighbours import highest_near
+from spatia_model.geometry.neighbours import opened
 from spatia_model.perception.composed import looked_at, nearest
 from spatia_model.types import Camera, Perception, Projection
 
@@ -162,11 +162,6 @@ def median(depth: torch.Tensor, size: int = 5) -> torch.Tensor:
     edge = size // 2
     padded = F.pad(depth.unsqueeze(1), (edge, edge, edge, edge), mode="replicate")
     return padded.unfold(2, size, 1).unfold(3, size, 1).flatten(-2).median(-1).values[:, 0]
-
-
-def opened(image: torch.Tensor) -> torch.Tensor:
-    """(T, H, W) without its bright parts thinner than three pixels: the greatest of the smallest of the neighbours."""
-    return highest_near(-highest_near(-image, 1), 1)
 
 
 def confidence_of(log_scale: torch.Tensor) -> torch.Tensor:

@@ -9,8 +9,9 @@ from scipy.ndimage import grey_opening
 
 from spatia_model.config import MiniConfig, mini_camera
 from spatia_model.geometry.camera import camera_from_fov, pixel_rays
+from spatia_model.geometry.neighbours import opened
 from spatia_model.perception import CompactPerception, CompactPerceptionConfig
-from spatia_model.perception.compact import CONFIDENT_ERROR, TYPICAL_DEPTH, confidence_of, level_rays, median, opened, stack_inputs
+from spatia_model.perception.compact import CONFIDENT_ERROR, TYPICAL_DEPTH, confidence_of, level_rays, median, stack_inputs
 from spatia_model.types import Camera, Projection
 from tests.spatia_model.tiny import SEED, SIZE, picture, walk
 
