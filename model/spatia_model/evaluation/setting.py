@@ -189,6 +189,9 @@ def add_common_arguments(parser: argparse.ArgumentParser, worlds: int) -> None:
     parser.add_argument("--model", default="spatia-mini", help="name of a model or a folder of weights (default: %(default)s)")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (default: %(default)s)")
     parser.add_argument("--steps", type=_count, help="sampler steps (default: the model's own)")
+    parser.add_argument(
+        "--surroundings", choices=("on", "off"), help="whether unseen places begin as the first picture mirrored (default: the model's own)"
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object on stdout instead of a table")
 
 
@@ -200,8 +203,14 @@ def add_walk_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def load_model(args: argparse.Namespace) -> WorldModel:
-    """The model of the arguments, with `--steps` in place of its own."""
+    """The model of the arguments, with `--steps` and `--surroundings` in place of its own."""
     model = WorldModel.from_pretrained(args.model, args.device)
+    if args.surroundings is not None:
+        if not hasattr(model.config, "surroundings"):
+            raise ValueError(f"{args.model!r} has no surroundings to turn on or off: leave --surroundings out")
+        model = WorldModel(
+            model.generator, model.perceiver, replace(model.config, surroundings=args.surroundings == "on"), model.mapping, model.planner
+        )
     return model if args.steps is None else with_steps(model, args.steps)
 
 
