@@ -102,13 +102,19 @@ def evaluate_variants(
     tools: Tools,
     camera: bool = True,
     on_walk: Callable[[str, dict[str, float | None]], None] | None = None,
+    longest: int | None = None,
 ) -> dict[str, dict[str, float | None]]:
-    """Figures with their uncertainty per variant, all on the same loops and noise."""
+    """Figures with their uncertainty per variant, all on the same loops and noise.
+
+    Longer loops need more room and begin elsewhere; with `longest`, loops of any length begin where one of so many clips does.
+    """
     check_counts(worlds=(worlds, 1), seed=(seed, 0), clips=(clips, 2))
     found: dict[str, list[dict[str, float | None]]] = {variant.name: [] for variant in variants}
     for number in range(seed, seed + worlds):
         world = World.generate(number)
-        path = out_and_back(world, np.random.default_rng([number, 11]), clips, variants[0].model.config.frames_per_clip)
+        step = variants[0].model.config.frames_per_clip
+        start = None if longest in (None, clips) else out_and_back(world, np.random.default_rng([number, 11]), longest, step)[0]
+        path = out_and_back(world, np.random.default_rng([number, 11]), clips, step, start=start)
         count = len(path) if camera else 1  # the others ask for the start alone, and rendering is the dear part of a long walk
         truth = world.render(path[:count], variants[0].model.camera, frame_times(count))
         for variant in variants:

@@ -1,5 +1,7 @@
 """How a memory holds over many clips, `spatia eval long-horizon`: closed loops of growing length, with memory and without.
 
+In a world all loops begin at the same place, so that they are judged by the same picture.
+
 `spatia eval long-horizon --clips 2 6 20 50 --worlds 4 --json`
 """
 
@@ -36,7 +38,7 @@ def evaluate_long_horizon(
     variants = [Variant(f"memory {mode}", model, mode == "on") for mode, wanted in modes.items() if wanted]
     tables: dict[str, Any] = {variant.name: {} for variant in variants}
     for length in clips:
-        for mode, figures in evaluate_variants(variants, worlds, seed, length, tools, False, on_walk).items():
+        for mode, figures in evaluate_variants(variants, worlds, seed, length, tools, False, on_walk, max(clips)).items():
             tables[mode][f"{length} clips"] = figures
     config = {"worlds": worlds, "seed": seed, "clips": list(clips), "memory": memory, "model": name, "steps": model_steps(model)}
     return {"tables": tables, "config": config, "absent": tools.absent}

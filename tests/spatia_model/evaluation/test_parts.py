@@ -214,6 +214,17 @@ def test_ablation_and_long_horizon_on_the_real_parts(monkeypatch):
     assert horizon["tables"]["memory off"]["2 clips"]["psnr_c"] == result["tables"]["memory"]["neither"]["psnr_c"]
 
 
+def test_loops_of_all_lengths_begin_at_one_place(monkeypatch):
+    begun: dict[int, list[torch.Tensor]] = {}
+    monkeypatch.setattr(ablation, "walk", lambda model, world, path, **_: begun.setdefault(len(path), []).append(path[[0, -1]]))
+    monkeypatch.setattr(ablation, "loop_figures", lambda *_: dict.fromkeys(ablation.FIGURES, 1.0))
+    evaluate_long_horizon(tiny_model(), worlds=2, seed=SEED, clips=(2, 4, 8), memory="on", tools=NONE)
+    assert sorted(begun) == [17, 33, 65]
+    for ends in zip(*begun.values(), strict=True):  # a world each
+        assert all(torch.allclose(pose, ends[0][0], atol=1e-12) for pair in ends for pose in pair)
+    assert not torch.equal(begun[17][0], begun[17][1])
+
+
 def test_memory_shows_in_the_figures_of_a_generator_that_copies_it(world, loop):
     good = loop_figures(
         Variant("on", *walked_with(paint_projection, world, loop)[:1]), walked_with(paint_projection, world, loop)[1], NONE, False
