@@ -14,8 +14,8 @@ from spatia_env.actions import check_text
 from spatia_env.commands import common
 
 OUTWARD = "right 30, forward 0.8, right 60, forward 0.4, wait 1, left 30"
-EVENT = "a red ball rolls to the left"
-EVENT_CLIP = 4  # counted from 0: while the camera looks away from the first view
+EVENT = "a pink ball rolls to the right"
+EVENT_CLIPS = 2  # at the end, standing where it began
 PANEL = 384  # pixels
 GIF_PANEL = 160
 GIF_FRAMES = 64
@@ -25,7 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--image", default=None, help="your own picture (default: a bundled sample)")
     parser.add_argument("--out", default="outputs", help="folder for the results (default: %(default)s)")
     parser.add_argument("--prompt", default="", help="a sentence about the place")
-    parser.add_argument("--event", default=EVENT, help="what happens half-way out (default: %(default)r)")
+    parser.add_argument("--event", default=EVENT, help="what happens at the end, back in the first view (default: %(default)r)")
     parser.add_argument("--motion", default=OUTWARD, help="the way out; the way back is the same, backwards (default: %(default)r)")
     common.add_model_arguments(parser)
 
@@ -45,16 +45,17 @@ def run(args: argparse.Namespace) -> int:
     check_read_whole(world, "--prompt and --event", prompt, event)
     first = images.load_image(picture, world.config.image_size)
     clips = paths.whole_clips(there_and_back(args.motion, world.config.frames_per_clip), world.config.frames_per_clip)
-    texts = [event if index == min(EVENT_CLIP, len(clips) // 2) else "" for index in range(len(clips))]
+    texts, stand = [""] * len(clips), [clips[-1][-1:].repeat(len(clips[-1]), 1, 1)] * EVENT_CLIPS
 
     start = world.begin(torch.from_numpy(first), prompt=prompt, seed=args.seed)
     film = Film(folder, first, start)
     began = time.monotonic()
     with film:
         with_memory = common.walk(world, start, clips, texts, True, film.add, "walking, memory on")
+        ended = common.walk(world, with_memory, stand, [event] * EVENT_CLIPS, True, film.add, "standing, and something happens")
     seconds = time.monotonic() - began
     without = common.walk(world, start, clips, texts, False, None, "walking, memory off")
-    with_memory.memory.save_ply(folder / "memory.ply")
+    ended.memory.save_ply(folder / "memory.ply")
     film.write_gif(folder / "demo.gif")
 
     last = {"on": with_memory.frames[-1].cpu().numpy(), "off": without.frames[-1].cpu().numpy()}
@@ -62,13 +63,13 @@ def run(args: argparse.Namespace) -> int:
         "image": args.image or "bundled sample",
         "model": str(args.model),
         "seed": args.seed,
-        "clips": len(clips),
+        "clips": len(clips) + EVENT_CLIPS,
         "frames": film.frames,
-        "event": {"clip": texts.index(event) if event in texts else None, "text": event},
+        "event": {"clip": len(clips), "text": event},
         "psnr_c": {name: round(psnr(first, frame), 2) for name, frame in last.items()},
         "ssim_c": {name: round(ssim(first, frame), 4) for name, frame in last.items()},
         "coverage": [round(value, 4) for value in film.coverage],
-        "memory_points": len(with_memory.memory),
+        "memory_points": len(ended.memory),
         "frames_per_second_with_video": round(film.frames / max(seconds, 1e-9), 1),
         "files": {name: str(folder / name) for name in ("demo.mp4", "demo.gif", "memory.ply", "figures.json")},
     }
@@ -76,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(figures))
         return 0
-    print(f"{len(clips)} clips, {film.frames} frames: away and back to the first view")
+    print(f"{len(clips)} clips away and back to the first view, then {EVENT_CLIPS} of {event!r}: {film.frames} frames")
     for name in ("on", "off"):
         print(
             f"memory {name:3}: back at the start, against the first picture: "

@@ -169,7 +169,8 @@ def test_demo_walks_away_and_back(on_fake, photo, tmp_path, capsys):
     pytest.importorskip("spatia_model.geometry.overview", reason="spatia_model.geometry.overview is not here yet")
     assert cli.main(["demo", "--image", photo, "--out", str(tmp_path / "out"), "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)
-    assert figures["clips"] >= 12 and figures["event"]["text"] and figures["event"]["clip"] is not None
+    assert figures["clips"] >= 14 and figures["event"]["text"] and figures["event"]["clip"] == figures["clips"] - 2  # the way back is whole
+    assert len(figures["coverage"]) == figures["clips"] and figures["frames"] == 8 * figures["clips"]
     for figure in ("psnr_c", "ssim_c"):
         assert set(figures[figure]) == {"on", "off"}
     for name in ("demo.mp4", "demo.gif", "memory.ply", "figures.json"):
