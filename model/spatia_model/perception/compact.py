@@ -26,8 +26,8 @@ CONFIDENT_ERROR = 0.1  # "confident" means a relative depth error below this
 
 @dataclass(frozen=True)
 class CompactPerceptionConfig:
-    widths: tuple[int, ...] = (24, 40, 64, 96, 112)
-    looks: int = 2  # attention blocks at the last but one scale
+    widths: tuple[int, ...] = (24, 40, 64, 96)
+    looks: int | tuple[int, ...] = (0, 0, 4, 6)  # attention blocks at every scale; one number is for the last scale but one
     every: int = 2  # look at every n-th frame of a clip: what the map fuses
     by_looks: bool = False  # of a single picture, call dynamic what by its looks may move; else nothing, for want of evidence
 
@@ -35,6 +35,10 @@ class CompactPerceptionConfig:
         object.__setattr__(self, "widths", tuple(self.widths))
         if len(self.widths) < 2:
             raise ValueError(f"perception needs at least two scales, got widths={self.widths}")
+        looks = (0,) * (len(self.widths) - 2) + (self.looks, 0) if isinstance(self.looks, int) else tuple(self.looks)
+        if len(looks) != len(self.widths) or min(looks) < 0:
+            raise ValueError(f"looks={self.looks}: expected a number for each of the {len(self.widths)} scales, none below 0")
+        object.__setattr__(self, "looks", looks)
         if self.every < 1:
             raise ValueError(f"every = {self.every}; expected a whole number of at least 1: look at every n-th frame")
 
@@ -93,7 +97,9 @@ class CompactPerception(nn.Module):
         self.stem = nn.Conv2d(4 * self.CHANNELS, w[0], 3, padding=1)
         self.down_blocks = nn.ModuleList(_Block(c) for c in w)
         self.down = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in zip(w, w[1:], strict=False))
-        self.looks = nn.ModuleList(_Look(w[-2]) for _ in range(config.looks))
+        assert isinstance(config.looks, tuple)
+        self.looks = nn.ModuleList(_Look(c) for c, many in zip(w, config.looks, strict=True) for _ in range(many))
+        self._looks_at = [i for i, many in enumerate(config.looks) for _ in range(many)]
         self.up = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in zip(w, w[1:], strict=False))
         self.up_blocks = nn.ModuleList(_Block(c) for c in w[:-1])
         self.head = nn.Conv2d(w[0], self.OUTPUTS * 4, 3, padding=1)
@@ -110,9 +116,8 @@ class CompactPerception(nn.Module):
         skips = []
         for i, block in enumerate(self.down_blocks):
             y = block(y)
-            if i == len(self.down) - 1:
-                for look in self.looks:
-                    y = look(y)
+            for look, scale in zip(self.looks, self._looks_at, strict=True):
+                y = look(y) if scale == i else y
             if i < len(self.down):
                 skips.append(y)
                 y = self.down[i](y)

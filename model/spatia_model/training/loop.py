@@ -46,7 +46,7 @@ class LoopConfig:
     checkpoint_seconds: float = 120.0
     log_every: int = 20
     validate_every: int = 500
-    start_from: str = ""  # a checkpoint of the same stage whose averaged weights a fresh run begins with
+    start_from: str = ""  # a checkpoint of the same stage whose averaged weights a fresh run begins with, as far as they fit
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.lr <= 0 or not 0 <= self.ema < 1:
@@ -199,10 +199,18 @@ def _resume(path: Path, model: nn.Module, average: nn.Module, optimizer: Optimiz
 
 
 def _start_from(path: Path, model: nn.Module, name: str) -> None:
+    """Begin with an earlier run's weights, as far as they have the names and shapes of this network's: its shape may have changed since."""
     try:
-        model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True)["average"])
-    except (OSError, RuntimeError, KeyError, TypeError, EOFError, pickle.UnpicklingError) as error:
+        earlier = torch.load(path, map_location="cpu", weights_only=True)["average"]
+        own = model.state_dict()
+        fitting = {key: value for key, value in earlier.items() if key in own and own[key].shape == value.shape}
+    except (OSError, RuntimeError, KeyError, TypeError, AttributeError, EOFError, pickle.UnpicklingError) as error:
         raise ValueError(f"{path} holds no weights that stage {name} could start from ({error})") from error
+    if not fitting:
+        raise ValueError(f"{path} holds no weights that stage {name} could start from: none has the name and shape of one of its own")
+    model.load_state_dict({**own, **fitting})
+    if len(fitting) < len(own):
+        _say(f"{name}: {len(fitting)} of {len(own)} tensors start from {path}, the others from nothing")
 
 
 def _say(text: str) -> None:

@@ -23,6 +23,7 @@ from spatia_model.training.pictures import PicturePool
 from spatia_model.types import Projection
 
 FAR = 45.0  # metres; beyond it depth is sky, judged on being far, not on how far
+LOST = math.log(6)  # a pixel this many times too far is lost; how lost does not count
 
 
 class PerceptionStage:
@@ -62,11 +63,13 @@ class PerceptionStage:
         x, depth, dynamic, known = (torch.cat(part).to(device_of(self.model)) for part in zip(*samples, strict=True))
         log_depth, log_scale, logit = self.model(x)
         log_truth = depth.clamp(0.05, FAR).log()
-        error = (log_depth.clamp(max=math.log(FAR)) - log_truth).abs()
+        over = log_depth.clamp(max=math.log(FAR)) - log_truth
+        error = over.abs()
+        relative = (over.clamp(max=LOST).exp() - 1).abs()  # a lamp taken for sky is 50 times too far, and a hole in the map
         likelihood = error.detach() * (-log_scale).exp() + log_scale  # tells how sure, not how far: else sure pixels drown the rest
         motion = F.binary_cross_entropy_with_logits(logit, dynamic, weight=1 + 2 * dynamic)
         edges = sum((log_depth - log_truth).diff(dim=d).abs().mean() for d in (1, 2))
-        loss = (likelihood * known).mean() * 0.3 + (error * known).mean() * 2 + 0.5 * edges + 2.0 * motion
+        loss = (likelihood * known).mean() * 0.3 + ((error * 2 + relative) * known).mean() + 0.5 * edges + 2.0 * motion
         known_error = float((error * known).detach().sum() / known.sum().clamp_min(1))
         return loss, {"log_error": known_error, "motion": float(motion.detach())}
 
