@@ -27,7 +27,7 @@ CONFIDENT_ERROR = 0.1  # "confident" means a relative depth error below this
 @dataclass(frozen=True)
 class CompactPerceptionConfig:
     widths: tuple[int, ...] = (24, 40, 64, 96)
-    looks: int | tuple[int, ...] = (0, 0, 4, 6)  # attention blocks at every scale; one number is for the last scale but one
+    looks: int | tuple[int, ...] = (0, 0, 2, 7)  # attention blocks at every scale; one number is for the last scale but one
     every: int = 2  # look at every n-th frame of a clip: what the map fuses
     by_looks: bool = False  # of a single picture, call dynamic what by its looks may move; else nothing, for want of evidence
 
