@@ -27,7 +27,7 @@ CONFIDENT_ERROR = 0.1  # "confident" means a relative depth error below this
 @dataclass(frozen=True)
 class CompactPerceptionConfig:
     widths: tuple[int, ...] = (24, 40, 64, 96)
-    looks: int | tuple[int, ...] = (0, 0, 2, 7)  # attention blocks at every scale; one number is for the last scale but one
+    looks: int | tuple[int, ...] = (2, 7)  # attention blocks at the last scales, the coarsest last; n, in earlier folders, is (n, 0)
     every: int = 2  # look at every n-th frame of a clip: what the map fuses
     by_looks: bool = False  # of a single picture, call dynamic what by its looks may move; else nothing, for want of evidence
 
@@ -35,9 +35,9 @@ class CompactPerceptionConfig:
         object.__setattr__(self, "widths", tuple(self.widths))
         if len(self.widths) < 2:
             raise ValueError(f"perception needs at least two scales, got widths={self.widths}")
-        looks = (0,) * (len(self.widths) - 2) + (self.looks, 0) if isinstance(self.looks, int) else tuple(self.looks)
-        if len(looks) != len(self.widths) or min(looks) < 0:
-            raise ValueError(f"looks={self.looks}: expected a number for each of the {len(self.widths)} scales, none below 0")
+        looks = (self.looks, 0) if isinstance(self.looks, int) else tuple(self.looks)
+        if len(looks) > len(self.widths) or min(looks, default=0) < 0:
+            raise ValueError(f"looks={self.looks}: expected up to {len(self.widths)} numbers, for the last scales, none below 0")
         object.__setattr__(self, "looks", looks)
         if self.every < 1:
             raise ValueError(f"every = {self.every}; expected a whole number of at least 1: look at every n-th frame")
@@ -98,8 +98,9 @@ class CompactPerception(nn.Module):
         self.down_blocks = nn.ModuleList(_Block(c) for c in w)
         self.down = nn.ModuleList(nn.Conv2d(a, b, 2, stride=2) for a, b in zip(w, w[1:], strict=False))
         assert isinstance(config.looks, tuple)
-        self.looks = nn.ModuleList(_Look(c) for c, many in zip(w, config.looks, strict=True) for _ in range(many))
-        self._looks_at = [i for i, many in enumerate(config.looks) for _ in range(many)]
+        first = len(w) - len(config.looks)
+        self._looks_at = [scale for scale, many in enumerate(config.looks, first) for _ in range(many)]
+        self.looks = nn.ModuleList(_Look(w[scale]) for scale in self._looks_at)
         self.up = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in zip(w, w[1:], strict=False))
         self.up_blocks = nn.ModuleList(_Block(c) for c in w[:-1])
         self.head = nn.Conv2d(w[0], self.OUTPUTS * 4, 3, padding=1)

@@ -11,7 +11,7 @@ from spatia_model.config import MiniConfig, mini_camera
 from spatia_model.geometry.camera import camera_from_fov, pixel_rays
 from spatia_model.geometry.neighbours import opened
 from spatia_model.perception import CompactPerception, CompactPerceptionConfig
-from spatia_model.perception.compact import CONFIDENT_ERROR, TYPICAL_DEPTH, confidence_of, level_rays, median, stack_inputs
+from spatia_model.perception.compact import CONFIDENT_ERROR, TYPICAL_DEPTH, _Look, confidence_of, level_rays, median, stack_inputs
 from spatia_model.types import Camera, Projection
 from tests.spatia_model.tiny import SEED, SIZE, picture, walk
 
@@ -236,3 +236,56 @@ def test_gradients_reach_every_parameter():
 def test_one_scale_is_too_few():
     with pytest.raises(ValueError, match="at least two scales"):
         CompactPerceptionConfig(widths=(8,))
+
+
+def test_looks_lie_at_the_last_scales():
+    assert CompactPerception(CompactPerceptionConfig((8, 12, 16), looks=(1, 2))).looks[0].qkv.in_channels == 12
+    widths = [look.qkv.in_channels for look in CompactPerception(CompactPerceptionConfig((8, 12, 16), looks=(2, 0, 1))).looks]
+    assert widths == [8, 8, 16]
+    earlier = CompactPerception(CompactPerceptionConfig((8, 12, 16), looks=2))  # as folders of earlier versions say it
+    assert [look.qkv.in_channels for look in earlier.looks] == [12, 12] and earlier.config.looks == (2, 0)
+    for looks in ((1, 1, 1, 1), (-1, 2), -1):
+        with pytest.raises(ValueError, match="up to 3 numbers"):
+            CompactPerceptionConfig((8, 12, 16), looks=looks)
+
+
+def test_a_look_equals_a_loop():
+    """Softmax attention of every place over all places, head by head, then two linear maps of each place; both added."""
+    torch.manual_seed(SEED)
+    look = _Look(8, heads=2)
+    with torch.no_grad():
+        for p in look.parameters():
+            p.copy_(torch.randn(p.shape) * 0.3)
+    x = torch.randn(1, 8, 3, 2)
+    places = x[0].flatten(1).T.double()  # (6, 8)
+
+    def linear(conv, rows):
+        return rows @ conv.weight[:, :, 0, 0].double().T + conv.bias.double()
+
+    def normed(rows):
+        return rows / (rows.square().mean(1, keepdim=True) + 1e-4).sqrt()
+
+    with torch.no_grad():
+        queries, keys, values = linear(look.qkv, normed(places)).view(6, 3, 2, 4).unbind(1)
+        seen = torch.zeros(6, 2, 4, dtype=torch.float64)
+        for place in range(6):
+            for head in range(2):
+                weight = torch.stack([queries[place, head] @ keys[other, head] / 2 for other in range(6)]).softmax(0)
+                seen[place, head] = sum(weight[other] * values[other, head] for other in range(6))
+        places = places + linear(look.out, seen.flatten(1))
+        hidden = linear(look.wide, normed(places))
+        places = places + linear(look.narrow, hidden * hidden.sigmoid())
+        torch.testing.assert_close(look(x)[0].flatten(1).T.double(), places, atol=1e-5, rtol=1e-5)
+
+
+def test_looks_reach_from_one_corner_to_the_other():
+    x = stack_inputs(frames(1), walk(0, frames=1), CAMERA, None, None)
+    other = x.clone()
+    other[..., -2:, -2:] += 1
+    for looks, reaches in ((1, True), (0, False)):
+        torch.manual_seed(SEED)
+        net = CompactPerception(CompactPerceptionConfig((8, 8), looks=(looks,))).eval()
+        with torch.no_grad():
+            for p in net.parameters():
+                p.add_(torch.randn(p.shape) * 0.1)
+            assert (net(x)[0][..., 0, 0] != net(other)[0][..., 0, 0]).item() is reaches

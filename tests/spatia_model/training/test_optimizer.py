@@ -104,3 +104,23 @@ def test_a_fresh_run_can_start_from_an_earlier_one(tmp_path: Path):
             torch.testing.assert_close(found[name], value, atol=1e-6, rtol=0)
     with pytest.raises(ValueError, match="could start from"):
         fit(ToyStage(), config(start_from=str(tmp_path / "none.pt")), tmp_path / "never")
+
+
+def test_weights_of_another_shape_start_as_far_as_they_fit(tmp_path: Path, capsys):
+    earlier = fit(ToyStage(), config(), tmp_path / "earlier").state_dict()
+    checkpoint = torch.load(tmp_path / "earlier" / "toy.pt", weights_only=True)
+    changed, *same = [name for name in earlier if name != "seen"]
+    checkpoint["average"][changed] = torch.zeros(3, 3, 3)
+    torch.save(checkpoint, tmp_path / "toy.pt")
+    plan = config(steps=1, lr=1e-12, start_from=str(tmp_path / "toy.pt"))
+    fresh = ToyStage().model.state_dict()[changed].clone()
+    found = fit(ToyStage(), plan, tmp_path / "later").state_dict()
+    assert f"{len(earlier) - 1} of {len(earlier)} tensors start from" in capsys.readouterr().err
+    for name in same:
+        torch.testing.assert_close(found[name], earlier[name], atol=1e-6, rtol=0)
+    torch.testing.assert_close(found[changed], fresh, atol=1e-6, rtol=0)
+    for name in earlier:
+        checkpoint["average"][name] = torch.zeros(3, 3, 3)
+    torch.save(checkpoint, tmp_path / "toy.pt")
+    with pytest.raises(ValueError, match="none has the name and shape"):
+        fit(ToyStage(), plan, tmp_path / "never")
