@@ -21,6 +21,7 @@ from spatia_model.types import Camera, Perception, Projection
 
 TYPICAL_DEPTH = 3.0  # metres, the network's guess before it has looked
 MAX_DEPTH = 60.0
+SUSPICION = 0.6  # log odds added where only looks tell: a thing overlooked can never move, one taken wrongly merely may
 CONFIDENT_ERROR = 0.1  # "confident" means a relative depth error below this
 
 
@@ -156,7 +157,7 @@ class CompactPerception(nn.Module):
             depth = median(depth)  # single wrong pixels would be edges to the map, and edges are holes
         dynamic = logit.sigmoid().cpu()
         if prior is None and previous is None:
-            dynamic = opened(dynamic) if self.config.by_looks else torch.zeros_like(dynamic)
+            dynamic = opened((logit + SUSPICION).sigmoid().cpu()) if self.config.by_looks else torch.zeros_like(dynamic)
         source = nearest(len(frames), rows)
         looked = torch.zeros(len(frames), 1, 1)
         looked[rows] = 1
