@@ -372,7 +372,8 @@ def _check_path(path: torch.Tensor, frames: int) -> torch.Tensor:
 def _behind(frame: torch.Tensor, perception: Perception, hidden: torch.Tensor) -> tuple[torch.Tensor, Perception]:
     """The first picture without what moves: `hidden` (1, H, W) bool holds what lies beside it, and depth likewise.
 
-    Nobody will ever see what was there; a hole would be filled with the entity itself, which the generator knows from the past.
+    Nobody will ever see what was there; a hole would be filled with the entity itself, which the generator knows from the past. It is no
+    nearer than what hid it, though a nearer thing may stand beside: else it would hide the entity.
     """
     if not bool(hidden.any()) or bool(hidden.all()):
         return frame, perception
@@ -380,7 +381,8 @@ def _behind(frame: torch.Tensor, perception: Perception, hidden: torch.Tensor) -
     seen = torch.cat([frame.permute(0, 3, 1, 2).float() / 127.5 - 1, 1 / perception.depth.unsqueeze(1)], 1)
     filled = fill_holes(seen, known)
     background = ((filled[:, :3] + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
-    return background, replace(perception, depth=1 / filled[:, 3].clamp(min=1e-3), dynamic=torch.zeros_like(perception.dynamic))
+    depth = torch.maximum(1 / filled[:, 3].clamp(min=1e-3), torch.where(hidden, perception.depth, 0.0))
+    return background, replace(perception, depth=depth, dynamic=torch.zeros_like(perception.dynamic))
 
 
 def _empty_projection(frames: int, camera: Camera) -> Projection:
