@@ -97,6 +97,25 @@ def test_the_picture_is_taken_apart():
     assert not red_in(state.keyframes.keyframes[0].frame)
 
 
+def test_nothing_near_beside_it_is_taken_to_lie_before_it():
+    """The background behind it is filled in from around it, where something nearer may stand: that must not hide it."""
+    model, _, eyes = world(Still())
+    close = torch.zeros(SIZE, SIZE, dtype=torch.bool)
+    close[4:30, :22] = True
+    far = eyes.perceive
+
+    def perceive(frames, *rest, **more) -> Perception:
+        seen = far(frames, *rest, **more)
+        return replace(seen, depth=torch.where(close & (seen.dynamic < 0.5), 1.0, seen.depth))
+
+    eyes.perceive = perceive  # type: ignore[method-assign]
+    state = model.begin(picture(), seed=SEED)
+    behind = state.memory.project(here(1), state.camera).depth[0][WHERE]
+    assert float(behind.min()) >= 1.9
+    _, clip = model.advance(state, here())
+    assert column(clip.frames[-1]) == pytest.approx(column(picture()), abs=1)
+
+
 def test_the_text_says_where_it_goes_and_the_map_stays_clean():
     model, mirror, eyes = world()
     start = model.begin(picture(), seed=SEED)

@@ -11,7 +11,7 @@ from spatia_model.config import MiniConfig, mini_camera
 from spatia_model.geometry.camera import camera_from_fov, pixel_rays
 from spatia_model.geometry.neighbours import opened
 from spatia_model.perception import CompactPerception, CompactPerceptionConfig
-from spatia_model.perception.compact import CONFIDENT_ERROR, TYPICAL_DEPTH, _Look, confidence_of, level_rays, median, stack_inputs
+from spatia_model.perception.compact import CONFIDENT_ERROR, SUSPICION, TYPICAL_DEPTH, _Look, confidence_of, level_rays, median, stack_inputs
 from spatia_model.types import Camera, Projection
 from tests.spatia_model.tiny import SEED, SIZE, picture, walk
 
@@ -154,7 +154,7 @@ def test_without_evidence_only_looks_can_tell_what_moves(by_looks):
     with torch.no_grad():
         logit = net(stack_inputs(frames(), path, CAMERA, None, None))[2]
     seen = net.perceive(frames(), path, CAMERA).dynamic
-    assert torch.equal(seen[-1], opened(logit[-1:].sigmoid())[0] if by_looks else torch.zeros(SIZE, SIZE))
+    assert torch.equal(seen[-1], opened((logit[-1:] + SUSPICION).sigmoid())[0] if by_looks else torch.zeros(SIZE, SIZE))
     assert bool(seen.any()) == by_looks
     assert net.perceive(frames(), path, CAMERA, previous=frames().flip(0)).dynamic.max() > 0
     assert net.perceive(frames(), path, CAMERA, projection()).dynamic.max() > 0
