@@ -11,7 +11,16 @@ from spatia_model.config import MiniConfig, mini_camera
 from spatia_model.geometry.camera import camera_from_fov, pixel_rays
 from spatia_model.geometry.neighbours import opened
 from spatia_model.perception import CompactPerception, CompactPerceptionConfig
-from spatia_model.perception.compact import CONFIDENT_ERROR, SUSPICION, TYPICAL_DEPTH, _Look, confidence_of, level_rays, median, stack_inputs
+from spatia_model.perception.compact import (
+    CONFIDENT_ERROR,
+    SUSPICION,
+    TYPICAL_DEPTH,
+    _Look,
+    confidence_of,
+    level_rays,
+    median,
+    stack_inputs,
+)
 from spatia_model.types import Camera, Projection
 from tests.spatia_model.tiny import SEED, SIZE, picture, walk
 
