@@ -21,6 +21,7 @@ from spatia_model.types import Camera, Perception, Projection
 
 TYPICAL_DEPTH = 3.0  # metres, the network's guess before it has looked
 MAX_DEPTH = 60.0
+GAINS = (0.7, 0.85, 1.0, 1.2)  # of a first picture's exposure, over which looks are averaged
 SUSPICION = 0.6  # log odds added where only looks tell: a thing overlooked can never move, one taken wrongly merely may
 CONFIDENT_ERROR = 0.1  # "confident" means a relative depth error below this
 
@@ -133,6 +134,21 @@ class CompactPerception(nn.Module):
         log_depth = gate * (prior + math.log(TYPICAL_DEPTH) + 0.3 * out[:, 4]) - (1 - gate) * inverse.log()
         return tuple(v[:, : size[0], : size[1]] for v in (log_depth, out[:, 6].clamp(-4, 2), out[:, 7]))  # type: ignore[return-value]
 
+    def _look_again(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """`forward` of inputs that nothing but their looks tells about: the mean over what they look like mirrored, darker and brighter.
+
+        There is time: a world has one first picture. A single look at a photograph is torn where it is unlike the training's pictures.
+        """
+        looks = []
+        for gain in GAINS:
+            seen = x.clone()
+            for channels in (slice(0, 3), slice(8, 11)):
+                seen[:, channels] = ((x[:, channels] + 1) * gain - 1).clamp(-1, 1)
+            mirrored = seen.flip(-1)
+            mirrored[:, 11] = -mirrored[:, 11]  # the ray's "right"
+            looks += [torch.stack(self(seen)), torch.stack(self(mirrored)).flip(-1)]
+        return tuple(torch.stack(looks).mean(0))  # type: ignore[return-value]
+
     def perceive(
         self,
         frames: torch.Tensor,
@@ -152,7 +168,8 @@ class CompactPerception(nn.Module):
         shown = None if prior is None else Projection(prior.rgb[rows], prior.depth[rows], prior.mask[rows], prior.index[rows])
         x = stack_inputs(seen, pose, camera, shown, None if previous is None else previous[rows])
         with torch.inference_mode():
-            log_depth, log_scale, logit = self(x.to(self.stem.weight))  # device and number type of the weights
+            look = self._look_again if prior is None and previous is None else self
+            log_depth, log_scale, logit = look(x.to(self.stem.weight))  # device and number type of the weights
         depth = log_depth.exp().clamp(0.05, MAX_DEPTH).cpu()
         if prior is None:
             depth = median(depth)  # single wrong pixels would be edges to the map, and edges are holes

@@ -13,6 +13,7 @@ from spatia_model.geometry.neighbours import opened
 from spatia_model.perception import CompactPerception, CompactPerceptionConfig
 from spatia_model.perception.compact import (
     CONFIDENT_ERROR,
+    GAINS,
     SUSPICION,
     TYPICAL_DEPTH,
     _Look,
@@ -160,13 +161,28 @@ def test_frames_between_get_their_neighbours_depth_and_no_confidence():
 def test_without_evidence_only_looks_can_tell_what_moves(by_looks):
     net, path = network(), walk(0, frames=2)
     net.config = replace(net.config, by_looks=by_looks)
+    x = stack_inputs(frames(), path, CAMERA, None, None)
     with torch.no_grad():
-        logit = net(stack_inputs(frames(), path, CAMERA, None, None))[2]
+        logits = []
+        for gain in GAINS:  # in every light, and in a mirror
+            y = torch.cat([((x[:, :3] + 1) * gain - 1).clamp(-1, 1), x[:, 3:8], ((x[:, 8:11] + 1) * gain - 1).clamp(-1, 1), x[:, 11:]], 1)
+            mirrored = torch.cat([y[:, :11], -y[:, 11:12], y[:, 12:]], 1)[..., range(SIZE - 1, -1, -1)]
+            logits += [net(y)[2], net(mirrored)[2][..., range(SIZE - 1, -1, -1)]]
+        logit = sum(logits) / len(logits)
     seen = net.perceive(frames(), path, CAMERA).dynamic
-    assert torch.equal(seen[-1], opened((logit[-1:] + SUSPICION).sigmoid())[0] if by_looks else torch.zeros(SIZE, SIZE))
+    expected = opened((logit[-1:] + SUSPICION).sigmoid())[0] if by_looks else torch.zeros(SIZE, SIZE)
+    torch.testing.assert_close(seen[-1], expected, atol=1e-5, rtol=1e-5)
     assert bool(seen.any()) == by_looks
     assert net.perceive(frames(), path, CAMERA, previous=frames().flip(0)).dynamic.max() > 0
     assert net.perceive(frames(), path, CAMERA, projection()).dynamic.max() > 0
+
+
+def test_a_mirrored_first_picture_is_the_same_place_mirrored():
+    """Level and straight ahead: the mirror's rays are the picture's."""
+    net, pose = network(), torch.eye(4, dtype=torch.float64)[None]
+    seen, mirrored = (net.perceive(f, pose, CAMERA) for f in (frames(1), frames(1).flip(2)))
+    torch.testing.assert_close(mirrored.depth.flip(2), seen.depth, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(mirrored.confidence.flip(2), seen.confidence, atol=1e-4, rtol=1e-4)
 
 
 def test_what_is_thin_is_no_thing_that_may_move():
