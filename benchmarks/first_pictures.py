@@ -59,7 +59,7 @@ def measure(model: str, worlds: int, seed: int, pictures: int) -> dict[str, floa
 
 
 def _patches(mask: np.ndarray) -> list[np.ndarray]:
-    labels, count = ndimage.label(mask)
+    labels, count = ndimage.label(mask)  # type: ignore[misc]
     return [labels == k for k in range(1, count + 1)]
 
 
