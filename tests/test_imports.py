@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LAYERS = [
     {"types", "config", "geometry"},
     {"memory", "perception", "generator", "worlds"},
-    {"world_model", "workers", "world_state", "model_folder", "release_world", "release_folder"},
+    {"world_model", "world_steps", "workers", "world_state", "model_folder", "release_world", "release_folder"},
     {"data", "training", "evaluation"},
 ]
 ENV_MAY_USE = {"types", "config", "geometry", "worlds", "memory", "world_model", "world_state"}  # memory: to name its type

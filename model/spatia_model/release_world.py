@@ -28,7 +28,8 @@ from spatia_model.memory.point_memory import PointMemory
 from spatia_model.memory.references import KeyframeBank, match_frames, retrieve, visible_surface
 from spatia_model.perception.protocols import Perceiver
 from spatia_model.types import Camera, Clip, Conditioning, Perception, Projection, WorldState
-from spatia_model.world_model import WorldModel, _check_path, _generator
+from spatia_model.world_model import WorldModel
+from spatia_model.world_steps import checked_path, fitted, generator_of
 
 # The perceiver's word is taken as it is: the release maps every point that MapAnything is not sure to be wrong about, and takes none away.
 MAPPING = MappingConfig(
@@ -88,7 +89,7 @@ class ReleaseWorldModel(WorldModel):
         config = self.config
         frame = fit_image(image, config.image_shape)[None]
         pose = torch.eye(4, dtype=torch.float64) if T_world_camera is None else torch.as_tensor(T_world_camera, dtype=torch.float64)
-        path = _check_path(pose[None], 1)
+        path = checked_path(pose[None], 1)
         camera = self._estimated_camera(frame, path) if camera is None else resize(camera, config.width, config.height)
         perception = self.perceiver.perceive(frame, path, camera)
         empty = PointMemory.empty(config.voxel_size, max_points=config.max_points)
@@ -119,8 +120,17 @@ class ReleaseWorldModel(WorldModel):
             raise ValueError(f"as many paths and texts as states are needed, got {len(states)}, {len(paths)}, {len(texts)}")
         if not all(isinstance(text, str) for text in texts):
             raise ValueError(f"text must be a string (empty for none), got {[type(text).__name__ for text in texts]}")
-        checked = [_check_path(path, self._length(state, path)) for state, path in zip(states, paths, strict=True)]
+        checked = [checked_path(path, self._length(state, path)) for state, path in zip(states, paths, strict=True)]
         return [self._advance(state, path, text, memory) for state, path, text in zip(states, checked, texts, strict=True)]
+
+    def observe(self, state: WorldState, frames: torch.Tensor, path: torch.Tensor, text: str = "") -> tuple[WorldState, Clip]:
+        """As `WorldModel.observe`; the clip has no latents, so `video` can't continue through it."""
+        frames = fitted(frames, self.config.image_shape)
+        path = checked_path(path, len(frames))
+        projection = self._draw(state, torch.cat([state.T_world_camera, path]))
+        given = Generated(frames, torch.empty(1, 0, 1, 1), 0)
+        new, clip = self._remember_clip(state, path, text, projection, (), given, generator_of(state.rng_state), True)
+        return new, replace(clip, latents=None)
 
     def _length(self, state: WorldState, path: Any) -> int:
         """How many poses the path may have: as many as it has, if a clip holds them."""
@@ -128,7 +138,7 @@ class ReleaseWorldModel(WorldModel):
         try:
             given = len(path)
         except TypeError:
-            return longest  # `_check_path` says what is wrong
+            return longest  # `checked_path` says what is wrong
         return given if 1 <= given <= longest else longest
 
     def _longest(self, state: WorldState) -> int:
@@ -149,7 +159,7 @@ class ReleaseWorldModel(WorldModel):
             T_world_camera=window,
             lora=self.config.lora_first if first else self.config.lora_later,
         )
-        rng = _generator(state.rng_state)
+        rng = generator_of(state.rng_state)
         made = self.generator.generate_clip(given, rng)
         return self._remember_clip(state, path, text, projection, references, made, rng, memory)
 

@@ -22,10 +22,9 @@ from spatia_model.generator.conditioning import fill_holes
 from spatia_model.generator.motion import MotionPlanner
 from spatia_model.generator.pipeline import ClipGenerator
 from spatia_model.generator.text import join_texts
-from spatia_model.geometry import se3
 from spatia_model.geometry.camera import resize
 from spatia_model.geometry.pictures import fit_image
-from spatia_model.memory.entities import Entities, find, followed, unhidden
+from spatia_model.memory.entities import Entities, find, followed, observed, unhidden
 from spatia_model.memory.free_space import blocks_view
 from spatia_model.memory.mapping import MappingConfig, map_clip
 from spatia_model.memory.point_memory import PointMemory
@@ -35,6 +34,7 @@ from spatia_model.memory.surroundings import completed, surroundings_of
 from spatia_model.perception.protocols import Perceiver
 from spatia_model.types import Camera, Clip, Conditioning, Perception, Projection, WorldState
 from spatia_model.workers import each, workers_for
+from spatia_model.world_steps import checked_path, concatenate, empty_projection, fitted, generator_of, select
 
 FIRST_CONFIDENCE = 1.0
 ASIDE = 4  # pixels around a first picture's entities that are taken for theirs: what a mask misses would stay behind as a stain
@@ -145,7 +145,7 @@ class WorldModel:
         frame = fit_image(image, size)[None]
         camera = self.camera if camera is None else resize(camera, size, size)
         pose = torch.eye(4, dtype=torch.float64) if T_world_camera is None else torch.as_tensor(T_world_camera, dtype=torch.float64)
-        path = _check_path(pose[None], 1)
+        path = checked_path(pose[None], 1)
         perception = self.perceiver.perceive(frame, path, camera)
         # The first picture's depth, right or wrong, is what this world's geometry means: all of it enters the map.
         # What lies between two surfaces, where a blurred depth edge would hang it in the air, goes to the one it looks like.
@@ -174,7 +174,7 @@ class WorldModel:
             keyframes=keyframes,
             frames=frame.repeat(h, 1, 1, 1),  # before the picture, time stood still
             frames_dynamic=hidden.float().repeat(h, 1, 1),
-            frames_projection=_select(projection, [0] * h),
+            frames_projection=select(projection, [0] * h),
             T_world_camera=path.repeat(h, 1, 1),
             prompt=prompt,
             clip_count=0,
@@ -201,6 +201,35 @@ class WorldModel:
         """
         return self.advance_batch([state], [path], [text], memory)[0]
 
+    def observe(self, state: WorldState, frames: torch.Tensor, path: torch.Tensor, text: str = "") -> tuple[WorldState, Clip]:
+        """Take what a camera saw along `path` for the next clip: nothing is generated, but all is remembered as if it had been.
+
+        So a world begins with a recording instead of a picture, or is told what a robot saw. What moves goes on as it did.
+
+        Args:
+            state: where the world is; not changed.
+            frames: (T, H, W, 3) uint8, T of 1 or more, 8 a second; of another size or shape, their middle is used.
+            path: T_world_camera (T, 4, 4) of the frames, in metres and in the world of `state`.
+            text: kept with the clip.
+
+        Returns:
+            The new state and the clip: `frames` at the model's size, what the memory showed before, and what was perceived.
+
+        Raises:
+            ValueError: frames or path can't be used; it says why.
+        """
+        frames = fitted(frames, self.config.image_size)
+        path = checked_path(path, len(frames))
+        projection = state.memory.project(path, state.camera)
+        job = _Job(state, path, text, projection, ())  # what the surroundings invent is no evidence
+        perception = self._perceive(job, frames, True)
+        new, clip = self._remember(job, frames, perception, generator_of(state.rng_state), True)
+        if state.entities is None:
+            return new, clip
+        looked, moves = perception.confidence.flatten(1).amax(1) > 0, perception.dynamic > self.mapping.dynamic_threshold
+        entities = observed(state.entities, frames, perception.depth, looked, moves, path, state.camera)
+        return replace(new, entities=entities), clip
+
     def advance_batch(
         self, states: Sequence[WorldState], paths: Sequence[torch.Tensor], texts: Sequence[str], memory: bool = True
     ) -> list[tuple[WorldState, Clip]]:
@@ -214,7 +243,7 @@ class WorldModel:
             raise ValueError(f"as many paths and texts as states are needed, got {len(states)}, {len(paths)}, {len(texts)}")
         if not all(isinstance(text, str) for text in texts):
             raise ValueError(f"text must be a string (empty for none), got {[type(text).__name__ for text in texts]}")
-        paths = [_check_path(path, self.config.frames_per_clip) for path in paths]
+        paths = [checked_path(path, self.config.frames_per_clip) for path in paths]
         count = min(torch.get_num_threads(), len(states))
         workers = workers_for(count) if count > 1 else None
         jobs = each(workers, lambda state, path, text: self._look(state, path, text, memory), states, paths, texts)
@@ -234,7 +263,7 @@ class WorldModel:
 
     def _clips(self, jobs: list[_Job], memory: bool, workers: ThreadPoolExecutor | None = None) -> list[tuple[WorldState, Clip]]:
         """Generate the clips of several worlds in one batch, perceive them, and map every world's."""
-        rngs = [_generator(job.state.rng_state) for job in jobs]
+        rngs = [generator_of(job.state.rng_state) for job in jobs]
         clips = self.generator.generate([self._condition(job, memory) for job in jobs], rngs)
         seen = [self._perceive(job, frames, memory) for job, frames in zip(jobs, clips, strict=True)]
         return each(workers, self._remember, jobs, clips, seen, rngs, [memory] * len(jobs))
@@ -242,7 +271,7 @@ class WorldModel:
     def _look(self, state: WorldState, path: torch.Tensor, text: str, memory: bool) -> _Job:
         """What the memory shows along the path, which keyframes saw the same surfaces, and where what moves will be."""
         if not memory:
-            return _Job(state, path, text, _empty_projection(len(path), state.camera), ())
+            return _Job(state, path, text, empty_projection(len(path), state.camera), ())
         threads = min(2, torch.get_num_threads())
         projection = state.memory.project(path, state.camera, threads=threads)
         visible = visible_surface(state.memory, projection)
@@ -257,14 +286,14 @@ class WorldModel:
 
     def _condition(self, job: _Job, memory: bool) -> Conditioning:
         state = job.state
-        past = state.frames_projection if memory else _empty_projection(len(state.frames), state.camera)
+        past = state.frames_projection if memory else empty_projection(len(state.frames), state.camera)
         history, moved = state.frames, state.frames_dynamic
         if self.planner is not None:  # what moves is drawn apart: the generator's past is as still as its memory
             history, moved = self._still(history, moved, past), torch.zeros_like(moved)
         return Conditioning(
             history=history,
             history_dynamic=moved,
-            projection=_concatenate(past, job.seen),
+            projection=concatenate(past, job.seen),
             references=state.keyframes.frames(job.references, state.camera.height, state.camera.width),
             text=join_texts(state.prompt, job.text),
             T_world_camera=torch.cat([state.T_world_camera, job.path]),
@@ -304,7 +333,7 @@ class WorldModel:
             keyframes=keyframes,
             frames=torch.cat([state.frames, frames])[rows],
             frames_dynamic=torch.cat([state.frames_dynamic, perception.dynamic])[rows],
-            frames_projection=_select(_concatenate(state.frames_projection, projection), rows),
+            frames_projection=select(concatenate(state.frames_projection, projection), rows),
             T_world_camera=torch.cat([state.T_world_camera, path])[rows],
             prompt=state.prompt,
             clip_count=step,
@@ -345,30 +374,6 @@ def _load(directory: Path, device: str, written: int) -> WorldModel:
     return WorldModel(*load_mini(directory, device), planner=load_planner(directory, device))
 
 
-def _generator(state: torch.Tensor) -> torch.Generator:
-    generator = torch.Generator()
-    generator.set_state(state)
-    return generator
-
-
-def _check_path(path: torch.Tensor, frames: int) -> torch.Tensor:
-    try:
-        path = torch.as_tensor(path, dtype=torch.float64).clone()  # the caller may go on using its own
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"the path must be numbers, T_world_camera ({frames}, 4, 4), got {type(path).__name__}: {error}") from error
-    if path.shape != (frames, 4, 4):
-        raise ValueError(f"the path must be T_world_camera ({frames}, 4, 4), one pose per new frame, got {tuple(path.shape)}")
-    if not torch.isfinite(path).all():
-        raise ValueError("the path holds NaN or infinite numbers: give finite poses")
-    if not torch.equal(path[:, 3], torch.tensor([0.0, 0, 0, 1], dtype=torch.float64).expand(frames, 4)):
-        raise ValueError("the last row of every pose must be 0 0 0 1: give T_world_camera, column vectors, not transposed")
-    R = path[:, :3, :3]
-    error = (R @ R.transpose(1, 2) - torch.eye(3, dtype=torch.float64)).abs().max()
-    if error > 1e-3 or (torch.linalg.det(R) < 0).any():
-        raise ValueError(f"the path holds poses that are not rotations (off by {float(error):.2g}, or mirrored): orthonormalise them")
-    return se3.orthonormalise(path) if error > 1e-9 else path
-
-
 def _behind(frame: torch.Tensor, perception: Perception, hidden: torch.Tensor) -> tuple[torch.Tensor, Perception]:
     """The first picture without what moves: `hidden` (1, H, W) bool holds what lies beside it, and depth likewise.
 
@@ -383,21 +388,3 @@ def _behind(frame: torch.Tensor, perception: Perception, hidden: torch.Tensor) -
     background = ((filled[:, :3] + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
     depth = torch.maximum(1 / filled[:, 3].clamp(min=1e-3), torch.where(hidden, perception.depth, 0.0))
     return background, replace(perception, depth=depth, dynamic=torch.zeros_like(perception.dynamic))
-
-
-def _empty_projection(frames: int, camera: Camera) -> Projection:
-    shape = (frames, camera.height, camera.width)
-    return Projection(
-        torch.zeros(*shape, 3, dtype=torch.uint8),
-        torch.zeros(shape),
-        torch.zeros(shape, dtype=torch.bool),
-        torch.full(shape, -1, dtype=torch.int32),
-    )
-
-
-def _select(projection: Projection, rows: list[int]) -> Projection:
-    return Projection(projection.rgb[rows], projection.depth[rows], projection.mask[rows], projection.index[rows])
-
-
-def _concatenate(a: Projection, b: Projection) -> Projection:
-    return Projection(*(torch.cat([getattr(a, n), getattr(b, n)]) for n in ("rgb", "depth", "mask", "index")))

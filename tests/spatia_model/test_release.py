@@ -439,3 +439,20 @@ def test_large_perceivers_are_asked_for_when_the_picture_comes(folder, photo):
             model.begin(photo)
     with pytest.raises(ValueError, match="no perception preset 'best'"):
         WorldModel.from_pretrained(folder, perceiver="best", config=CONFIG).begin(photo)
+
+
+def test_a_recording_takes_the_place_of_a_clip(world, photo):
+    """Its frames become the past that the next clip goes on from, and enter the map; the next clip is a later one."""
+    start = world.begin(photo, "a street", seed=SEED)
+    frames = torch.stack([picture(SEED + i, *CONFIG.image_shape) for i in range(STEP)])
+    path = path_to(start.T_world_camera, 0.2, 0.1)
+    seen, clip = world.observe(start, frames, path, "the camera goes ahead")
+    assert torch.equal(clip.frames, frames) and clip.latents is None and clip.text == "the camera goes ahead"
+    assert torch.equal(seen.frames, torch.cat([start.frames, frames])[-CONFIG.history_frames :])
+    assert len(seen.memory) > len(start.memory) and seen.frame_count == 1 + STEP and torch.equal(seen.rng_state, start.rng_state)
+    later, made = world.advance(seen, path_to(seen.T_world_camera, 0.2, 0.0))
+    assert made.frames.shape == frames.shape and later.frame_count == 1 + 2 * STEP
+    with pytest.raises(ValueError, match="give clips of the full tier"):
+        world.video().add(clip)
+    with pytest.raises(ValueError, match="one or more frames"):
+        world.observe(start, frames[:0], path)

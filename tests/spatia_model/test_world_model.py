@@ -323,3 +323,57 @@ def test_size_of_a_state_stays_bounded(model, start):
     for clip in range(4):
         state, _ = model.advance(state, walk(clip % 2))
     assert len(state.frames) == H and len(state.frames_projection.mask) == H and len(state.keyframes) == 5
+
+
+# -- observe ---------------------------------------------------------------------------------------------------------
+
+
+class Player:
+    """A generator that shows given frames."""
+
+    def __init__(self, frames: torch.Tensor):
+        self.frames = frames
+
+    def generate(self, conditionings, rngs, progress=None):
+        return [self.frames]
+
+
+@pytest.fixture(scope="module")
+def recording() -> torch.Tensor:
+    """(T, SIZE, SIZE, 3) uint8: what some camera saw."""
+    return torch.stack([picture(SEED + i) for i in range(T)])
+
+
+def test_what_is_observed_is_remembered_as_if_it_had_been_generated(model, start, recording):
+    seen, clip = model.observe(start, recording, walk(0), "nothing happens")
+    player = WorldModel(Player(recording), model.perceiver, model.config, model.mapping)  # type: ignore[arg-type]
+    expected, _ = player.advance(start, walk(0), "nothing happens")
+    assert_equal(seen, expected)
+    assert torch.equal(clip.frames, recording) and clip.text == "nothing happens" and torch.equal(seen.frames[-T:], recording[-H:])
+    assert len(seen.memory) > len(start.memory)
+    again, _ = model.observe(start, recording, walk(0), "nothing happens")
+    assert_equal(seen, again)
+    model.advance(seen, walk(1))  # and goes on from there
+
+
+def test_a_recording_may_have_any_length_and_size(model, start):
+    frames = torch.stack([picture(SEED + i, 40, 60) for i in range(3)])
+    seen, clip = model.observe(start, frames, walk(0, frames=3))
+    assert clip.frames.shape == (3, SIZE, SIZE, 3) and seen.frame_count == 4
+    assert torch.equal(seen.T_world_camera[-3:], walk(0, frames=3)) and torch.equal(seen.frames[:-3], start.frames[3:])
+    model.advance(seen, walk(1))
+
+
+@pytest.mark.parametrize(
+    ("frames", "message"),
+    [
+        (torch.zeros(T, SIZE, SIZE, 3), r"uint8 tensor \(T, H, W, 3\), one or more frames, got torch.float32"),
+        (torch.zeros(T, 3, SIZE, SIZE, dtype=torch.uint8), "got torch.uint8"),
+        (torch.zeros(0, SIZE, SIZE, 3, dtype=torch.uint8), "one or more frames"),
+        ([picture()] * T, "got list"),
+        (torch.zeros(T + 1, SIZE, SIZE, 3, dtype=torch.uint8), "one pose per new frame"),
+    ],
+)
+def test_recordings_that_cannot_be_used_are_refused(model, start, frames, message):
+    with pytest.raises(ValueError, match=message):
+        model.observe(start, frames, walk(0))

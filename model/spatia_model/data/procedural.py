@@ -8,6 +8,7 @@ caption of each clip, and the whole world's ("prompt").
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import time
@@ -42,12 +43,22 @@ def watch(seed: int, clips: int, config: MiniConfig) -> tuple[dict[str, torch.Te
 
 
 def views(seed: int, count: int, config: MiniConfig) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """`count` first pictures of one world, each from another place at another time: many rooms teach more about depth than many frames."""
+    """`count` pictures of one world, each from another place at another time: many rooms teach more about depth than many frames.
+
+    Every other one is what a first picture may be; the others look anywhere, as a walk comes to: at walls an arm's length away, too.
+    """
     world, rng = World.generate(seed), np.random.default_rng([seed, 29])
     tilts = [pose_from(0.0, 0.0, 0.0, 0.0, float(rng.normal(0, 0.1)), float(rng.normal(0, 0.02))) for _ in range(count)]
-    poses = torch.stack([world.start_pose(rng) @ tilt for tilt in tilts])
+    poses = torch.stack([(_anywhere if i % 2 else World.start_pose)(world, rng) @ tilt for i, tilt in enumerate(tilts)])
     times = torch.from_numpy(rng.uniform(0, 48, count))
     return _pictures(world, poses, times, config), {"seed": str(seed)}
+
+
+def _anywhere(world: World, rng: np.random.Generator) -> torch.Tensor:
+    cells = world.free_cells()
+    x, z = cells[int(rng.integers(len(cells)))].tolist()
+    height = min(float(rng.uniform(1.1, 1.65)), world.plan.height - 0.5)
+    return pose_from(x, -height, z, float(rng.uniform(-math.pi, math.pi)), float(rng.normal(-0.06, 0.06)), 0.0)
 
 
 def _pictures(world: World, poses: torch.Tensor, times: torch.Tensor, config: MiniConfig) -> dict[str, torch.Tensor]:

@@ -7,7 +7,9 @@ For every world a camera is put before one of its movers. Figures are means over
 * `place_rate`: two clips from one picture, the camera drifting a little, the text saying what the mover does. Share of frames that show a
   patch of the mover's colour and size (`blobs.py`) within 10 px of where the truth has it. Only frames count in which the truth shows at
   least 12 px of its colour, all of it unhidden.
-* `place_rate_warm`: the same for the second clip when the first was the truth: the history shows the motion.
+* `place_rate_warm`: the same for the second clip after the model has watched the true first one (`WorldModel.observe`): how things move is
+  known then.
+* `psnr_moving_warm`: of that second clip against the truth, in dB, where the truth has something moving.
 * `motion_rate`: two trials per world: one picture, one seed, a still camera, and a text that asks for the one or for the opposite motion.
   Recognised when the mover's patch is, over the frames, nearer to where the asked motion puts it than to where the opposite does.
   A mover that is not found is not recognised; chance alone stays below a half.
@@ -27,12 +29,13 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 
 from spatia_model.evaluation.blobs import Look, blobs, found_near, look
+from spatia_model.evaluation.metrics import psnr
 from spatia_model.evaluation.report import Progress, print_report, save_strip, summarise
 from spatia_model.evaluation.setting import (
     SEED,
@@ -53,7 +56,8 @@ from spatia_model.worlds.world import MOVING
 
 UNITS = {
     "place_rate": "of frames",
-    "place_rate_warm": "of frames, after a true clip",
+    "place_rate_warm": "of frames, after watching a true clip",
+    "psnr_moving_warm": "dB, after watching a true clip",
     "place_rate_truth": "of true frames: near 1",
     "place_rate_erased": "of true frames without the mover: near 0",
     "motion_rate": "of two-way trials",
@@ -64,16 +68,6 @@ CLIPS = 2  # of a place trial
 LEAST_AREA = 12  # pixels of the mover's colour
 LEAST_CLEAR = 0.3
 LEAST_APART = 6.0  # pixels between what the two texts ask for, at the end of the clip
-
-
-class Playback:
-    """A generator that shows given frames: how a true clip becomes a model's past, through its own eyes and memory."""
-
-    def __init__(self, frames: torch.Tensor):
-        self.frames = frames
-
-    def generate(self, conditionings: list, rngs: list, progress: object = None) -> list[torch.Tensor]:
-        return [self.frames]
 
 
 @dataclass(frozen=True)
@@ -190,10 +184,9 @@ def place_figures(model: WorldModel, scene: Scene, seed: int, strips: Path | Non
     _, clips = advance_all(model, state, path[1:], texts)
     cold = torch.cat([clip.frames for clip in clips])
 
-    player = WorldModel(cast(Any, Playback(truth.rgb[1 : 1 + step])), model.perceiver, model.config, model.mapping, model.planner)
-    past, _ = player.advance(state, path[1 : 1 + step], texts[0])
+    past, _ = model.observe(state, truth.rgb[1 : 1 + step], path[1 : 1 + step], texts[0])
     _, clips = advance_all(model, past, path[1 + step :], texts[1:])
-    warm = torch.cat([clip.frames for clip in clips])
+    warm, moving = torch.cat([clip.frames for clip in clips]), truth.dynamic[1 + step :]
 
     erased = scene.erased.render(path, camera, times).rgb
     unasked = descriptions(scene.erased, path[: 1 + step], camera, times[: 1 + step], step)
@@ -205,6 +198,7 @@ def place_figures(model: WorldModel, scene: Scene, seed: int, strips: Path | Non
     return {
         "place_rate": rate(cold, looks[1:]),
         "place_rate_warm": rate(warm, looks[1 + step :]),
+        "psnr_moving_warm": psnr(warm, truth.rgb[1 + step :], moving[..., None], span=255) if bool(moving.any()) else None,
         "place_rate_truth": rate(truth.rgb[1:], looks[1:]),
         "place_rate_erased": rate(erased[1:], looks[1:]),
         "place_rate_frozen": rate(scene.world.with_motion(scene.index, "still").render(path[1:], camera, times[1:]).rgb, looks[1:]),

@@ -234,6 +234,47 @@ def followed(
     return entities.moved(way + offset[:, None] * share[:, None])
 
 
+def observed(
+    entities: Entities,
+    frames: torch.Tensor,
+    depth: torch.Tensor,
+    looked: torch.Tensor,
+    moves: torch.Tensor,
+    T_world_camera: torch.Tensor,
+    camera: Camera,
+) -> Entities:
+    """Entities at the end of frames that a camera took: cut out anew where the last one shows them, with the past that the frames show.
+
+    Args:
+        entities: as they were before the frames; what the last frame does not show of them stays where it was.
+        frames: (T, H, W, 3) uint8.
+        depth: (T, H, W) metres.
+        looked: (T,) bool, where depth and motion were perceived; the last is.
+        moves: (T, H, W) bool.
+        T_world_camera: (T, 4, 4).
+        camera: of the frames.
+    """
+    eyes = T_world_camera[:, :3, 3].float()
+    things = {t: find(frames[t], depth[t], moves[t], T_world_camera[t], camera) for t in looked.nonzero()[:, 0].tolist()}
+    last = len(frames) - 1
+    seen = things.pop(last)
+    things[-1] = entities
+    past, watched = torch.zeros_like(seen.past), torch.zeros_like(seen.watched)
+    for k in range(len(seen)):
+        eye = {t: eyes[max(t, 0)] for t in things}
+        places = {last - t: _sighted(seen, k, found, eye[t]) for t, found in things.items()}
+        known = {ago: place - seen.centres[k] for ago, place in places.items() if place is not None}
+        if not known:
+            continue
+        watched[k] = True
+        for i, ago in enumerate(PAST):
+            near = min(known, key=lambda other: abs(other - ago))
+            past[k, i] = known[near] * ago / near  # between sightings, and before the first, it went on evenly
+    gone = torch.tensor([_sighted(entities, k, seen, eyes[last]) is None for k in range(len(entities))], dtype=torch.bool)
+    stay = entities.moved(torch.zeros(len(entities), len(frames), 3)).only(gone)
+    return stay.joined(replace(seen, past=past, watched=watched))
+
+
 def _sighted(entities: Entities, k: int, seen: Entities, eye: torch.Tensor) -> torch.Tensor | None:
     """Where among things that move in one frame entity k is, by colour and size; None where nothing is like it."""
     if not len(seen):

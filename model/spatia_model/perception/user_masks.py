@@ -91,7 +91,7 @@ class UserMaskPerceiver:
 
 
 class MaskedWorld:
-    """A world model whose `begin` and `advance` follow a person's masks; all else is the model's own.
+    """A world model whose `begin`, `advance` and `observe` follow a person's masks; all else is the model's own.
 
     Which masks a call needs is read off the state: frame 0 is the picture, `state.frame_count` the number of the next frame.
     """
@@ -106,11 +106,19 @@ class MaskedWorld:
 
     def advance(self, state: Any, path: Any, *args: Any, **kwargs: Any) -> Any:
         """As the model's `advance`."""
+        return self._from(state, path).advance(state, path, *args, **kwargs)
+
+    def observe(self, state: Any, frames: Any, path: Any, *args: Any, **kwargs: Any) -> Any:
+        """As the model's `observe`."""
+        return self._from(state, path).observe(state, frames, path, *args, **kwargs)
+
+    def _from(self, state: Any, path: Any) -> Any:
+        """The model whose eyes follow the masks of the frames that come after `state`."""
         first, config, numbers = state.frame_count, getattr(self.world, "config", None), None
         if config is not None and hasattr(config, "map_rate"):  # the 5B perceives the frames that enter the map: every n-th of the video
             stride = config.stride(config.map_rate)
             numbers = [number for number in range(first, first + len(path)) if number % stride == 0]
-        return with_user_masks(self.world, self.masks, first, numbers).advance(state, path, *args, **kwargs)
+        return with_user_masks(self.world, self.masks, first, numbers)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.world, name)

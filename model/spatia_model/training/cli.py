@@ -15,13 +15,13 @@ import torch.multiprocessing as mp
 
 from spatia_model.training.loop import LoopConfig
 
-STAGES = ("data", "vae", "decoder", "perception", "latents", "denoiser", "sharpen", "refiner", "motions", "motion", "export")
-TRAINED = ("vae", "decoder", "perception", "denoiser", "sharpen", "refiner", "motion")
+STAGES = ("data", "vae", "redraw", "decoder", "perception", "latents", "denoiser", "sharpen", "refiner", "motions", "motion", "export")
+TRAINED = ("vae", "redraw", "decoder", "perception", "denoiser", "sharpen", "refiner", "motion")
 VALIDATION_SEED = 1_000_000
 
 EPILOG = """examples:
   spatia train mini --out runs/mini                        all stages, default sizes (hours on a CPU)
-  spatia train mini --out runs/tiny --worlds 8 --steps vae=20,decoder=20,perception=20,denoiser=20,sharpen=20,refiner=20,motion=20
+  spatia train mini --out runs/tiny --worlds 8 --steps vae=20,redraw=20,decoder=20,perception=20,denoiser=20,sharpen=20,refiner=20,motion=20
   spatia train mini --out runs/mini --stage denoiser --processes 2
 """
 
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser, preset: bool = True) -> None:
         "--watched", type=int, help="more worlds, seen for two clips by a camera before something that moves (default: as many as --worlds)"
     )
     parser.add_argument(
-        "--views", type=int, help="still more worlds, of which perception sees first pictures (default: as many as --worlds)"
+        "--views", type=int, help="still more worlds, of which perception sees six pictures each (default: as many as --worlds)"
     )
     parser.add_argument("--validation-worlds", type=int, default=24, help="worlds with seeds from 1,000,000 up")
     parser.add_argument("--pictures", type=int, default=1500, help="still pictures for the VAE and perception")

@@ -2,7 +2,8 @@
 
 runs/NAME/walks, validation       rendered worlds
 runs/NAME/windows, ...-validation the memory's side of them
-runs/NAME/vae.pt, decoder.pt, perception.pt, denoiser.pt, sharpen.pt, refiner.pt, motion.pt   checkpoints; *.png pictures; *.jsonl figures
+runs/NAME/vae.pt, redraw.pt, decoder.pt, perception.pt, denoiser.pt, sharpen.pt, refiner.pt, motion.pt   checkpoints
+runs/NAME/*.png, *.jsonl          pictures and figures of validations
 runs/NAME/latents                 windows as latents
 runs/NAME/motions, ...-validation what the motion planner learns from
 runs/NAME/model                   the trained folder
@@ -69,6 +70,13 @@ def vae(out: Path, args: argparse.Namespace) -> None:
     os.replace(temporary, out / "vae-final.pt")
 
 
+def redraw(out: Path, args: argparse.Namespace) -> None:
+    """The decoder alone, longer: latents stay valid."""
+    stage = VAEStage(ClipFolder(out / "walks"), ClipFolder(out / "validation"), PicturePool(out / PICTURES), decoder_only=True, kl=0.0)
+    stage.model.load_state_dict(load_vae(out).state_dict())
+    fit(stage, loop_config(args, "redraw", LoopConfig(steps=3000, lr=0.004, optimizer="muon", validate_every=500)), out, args.device)
+
+
 def decoder(out: Path, args: argparse.Namespace) -> None:
     """The decoder alone, against a critic: latents stay valid."""
     stage = DecoderStage(load_vae(out), ClipFolder(out / "walks"), ClipFolder(out / "validation"), PicturePool(out / PICTURES))
@@ -76,9 +84,11 @@ def decoder(out: Path, args: argparse.Namespace) -> None:
 
 
 def load_vae(out: Path) -> CompactVideoVAE:
-    """The trained autoencoder, with the decoder of stage `decoder` once that has run."""
+    """The trained autoencoder, with the decoder of stage `redraw`, and then of `decoder`, once these have run."""
     model = CompactVideoVAE()
     model.load_state_dict(_read(out / "vae-final.pt", "vae"))
+    if (out / "redraw.pt").exists():
+        model.load_state_dict(_read(out / "redraw.pt", "redraw")["average"])
     if (out / "decoder.pt").exists():
         weights = _read(out / "decoder.pt", "decoder")["average"]
         model.load_state_dict(_part(weights, "vae."))

@@ -17,10 +17,14 @@ from spatia_model.config import MiniConfig, mini_camera
 from spatia_model.data.procedural import ClipFolder
 from spatia_model.data.windows import WindowFolder
 from spatia_model.evaluation.metrics import blur
+from spatia_model.geometry.camera import resize, unproject
+from spatia_model.geometry.neighbours import opened
+from spatia_model.geometry.visibility import frontmost_points
 from spatia_model.perception.compact import CompactPerception, CompactPerceptionConfig, stack_inputs
 from spatia_model.training.loop import device_of
 from spatia_model.training.pictures import PicturePool
-from spatia_model.types import Projection
+from spatia_model.types import Camera, Projection
+from spatia_model.worlds.trajectories import pose_from
 
 FAR = 45.0  # metres; beyond it depth is sky, judged on being far, not on how far
 LOST = math.log(6)  # a pixel this many times too far is lost; how lost does not count
@@ -30,7 +34,7 @@ class PerceptionStage:
     """Laplace likelihood of log depth, cross-entropy of motion.
 
     Args:
-        views: first pictures of more worlds; a share `first` of the batch is drawn from them.
+        views: pictures of more worlds; a share `first` of the batch is drawn from them, `remembered` of these with part of it in the map.
         batch, stills: samples from worlds and of pictures of nothing in particular, per step.
     """
 
@@ -46,13 +50,14 @@ class PerceptionStage:
         views: ClipFolder | None = None,
         batch: int = 12,
         stills: int = 3,
-        first: float = 0.4,
+        first: float = 0.6,
+        remembered: float = 0.35,
     ):
         self.model = CompactPerception(config)
         self.windows, self.validation, self.pool, self.views = windows, validation, pool, views
         self.mini = mini or MiniConfig()
         self.camera = mini_camera(self.mini)
-        self.batch, self.stills, self.first = batch, stills, first
+        self.batch, self.stills, self.first, self.remembered = batch, stills, first, remembered
 
     def loss(self, rng: np.random.Generator, generator: torch.Generator, step: int) -> tuple[torch.Tensor, dict[str, float]]:
         def sample():
@@ -93,12 +98,16 @@ class PerceptionStage:
         return (x, depth, dynamic, torch.ones_like(depth)) if plain else _varied(rng, x, depth, dynamic)
 
     def _view_sample(self, rng: np.random.Generator):
-        """One picture, and nothing else."""
+        """One picture and nothing else, or what the map of a place close by would show of it."""
         assert self.views is not None
         handle = self.views.pick(rng)
         i = int(rng.integers(handle.get_slice("rgb").get_shape()[0]))
         rgb, depth, dynamic, pose = (handle.get_slice(name)[i : i + 1] for name in ("rgb", "depth", "dynamic", "T_world_camera"))
-        return _varied(rng, stack_inputs(_expose(rgb, _gain(rng)), pose, self.camera, None, None), depth.float(), dynamic.float())
+        rgb, depth, projection = _expose(rgb, _gain(rng)), depth.float(), None
+        if rng.random() < self.remembered:
+            projection = partly_remembered(rng, rgb, depth, dynamic, pose, self.camera)
+            rgb = degrade(rng, rgb)
+        return _varied(rng, stack_inputs(rgb, pose, self.camera, projection, None), depth, dynamic.float())
 
     def _still_sample(self, rng: np.random.Generator):
         """A picture of nothing in particular whose memory shows the same: keep the memory's depth, call nothing moving."""
@@ -126,16 +135,20 @@ class PerceptionStage:
         figures: dict[str, float] = {}
         for name, prior, evidence in (("prior", True, True), ("empty", False, False)):
             rng = np.random.default_rng(1_000_000)
-            errors, hits, unions = [], 0.0, 0.0
+            errors, unknown, hits, unions = [], [], 0.0, 0.0
             for _ in range(64):
                 x, depth, dynamic, _ = self._world_sample(rng, plain=True, prior=prior, evidence=evidence)
                 log_depth, _, logit = self._see(x)
                 near = (depth < FAR) & (dynamic < 0.5)
-                errors.append(float(((log_depth.exp() - depth).abs() / depth)[near].mean()))
+                error = (log_depth.exp() - depth).abs() / depth
+                errors.append(float(error[near].mean()))
+                unknown.append(float(error[near & (x[:, 7] < 0.5)].mean()))
                 moving = logit > 0
                 hits += float((moving & (dynamic > 0.5)).sum())
                 unions += float((moving | (dynamic > 0.5)).sum())
             figures[f"abs_rel_{name}"] = float(np.nanmean(errors))
+            if prior:
+                figures["abs_rel_off_prior"] = float(np.nanmean(unknown))  # of what the map does not show
             figures[f"dynamic_iou_{name}"] = hits / max(unions, 1)
         rng = np.random.default_rng(1_000_002)
         stills = torch.cat([self._still_sample(rng)[0] for _ in range(32)])
@@ -158,6 +171,31 @@ class PerceptionStage:
             parts = [picture(x[:, :3]), picture(x[:, 3:6]), grey(0.8 / depth), grey(0.8 / log_depth.exp())]
             rows.append(np.concatenate([*parts, grey(1 - log_scale.exp() * 5), grey(dynamic), grey(logit.sigmoid())], 1))
         return np.concatenate(rows, 0)
+
+
+def partly_remembered(
+    rng: np.random.Generator, rgb: torch.Tensor, depth: torch.Tensor, dynamic: torch.Tensor, T_world_camera: torch.Tensor, camera: Camera
+) -> Projection:
+    """What a map would show of a picture of which it saw what is visible from a place close by: not what has just come into view.
+
+    rgb (1, H, W, 3) uint8, depth (1, H, W) metres, dynamic (1, H, W) bool, T_world_camera (1, 4, 4). Its depth is a little wrong, smoothly.
+    """
+    step, turn = rng.normal(0, 0.25, 3) * (1, 0.2, 1), rng.normal(0, 0.3, 2) * (1, 0.3)
+    seen = seen_from(depth, T_world_camera, T_world_camera @ pose_from(*step.tolist(), *turn.tolist(), 0.0), camera)
+    mask = seen if rng.random() < 0.5 else seen & ~dynamic  # the map has been told of what moves, or overlooked it
+    field = torch.from_numpy(rng.normal(0, rng.uniform(0, 0.02), (1, 1, 6, 6)).astype(np.float32))
+    error = F.interpolate(field, size=depth.shape[1:], mode="bicubic", align_corners=False)[:, 0]
+    error = error + 0.005 * torch.from_numpy(rng.normal(0, 1, tuple(depth.shape)).astype(np.float32))
+    memory = degrade(rng, rgb, 1.0) * mask.unsqueeze(-1)
+    return Projection(memory, depth * error.exp() * mask, mask, torch.where(mask, 0, -1).int())
+
+
+def seen_from(depth: torch.Tensor, T_world_camera: torch.Tensor, T_world_other: torch.Tensor, camera: Camera) -> torch.Tensor:
+    """(1, H, W) bool: which pixels of depth (1, H, W) seen from a pose (1, 4, 4) the same camera sees from another (1, 4, 4)."""
+    points = unproject(depth, T_world_camera, camera).reshape(-1, 3)
+    coarse = resize(camera, camera.width // 2, camera.height // 2)  # else what is behind shows between points
+    unseen = ~frontmost_points(points, T_world_other, coarse, tolerance=0.15).reshape(depth.shape)
+    return opened(unseen.float()) < 0.5  # slanted surfaces have no stripes
 
 
 def _varied(rng: np.random.Generator, x: torch.Tensor, depth: torch.Tensor, dynamic: torch.Tensor) -> tuple[torch.Tensor, ...]:

@@ -14,9 +14,14 @@ from spatia_model.generator.vae import CompactVAEConfig, CompactVideoVAE
 from spatia_model.training.loop import device_of
 from spatia_model.training.pictures import PicturePool
 
+STANDING = 0.15  # of clips: what stands still must not pulse, and in walks hardly anything does
+
 
 class VAEStage:
-    """Charbonnier and gradient losses on 9-frame clips and on stills (a still is a clip of one frame)."""
+    """Charbonnier and gradient losses on 9-frame clips and on stills (a still is a clip of one frame).
+
+    `decoder_only`: the encoder, and so every latent, stays as it is; the stage is then called "redraw".
+    """
 
     name = "vae"
 
@@ -36,6 +41,10 @@ class VAEStage:
         self.clips, self.validation, self.pool = clips, validation, pool
         self.crop, self.batch, self.kl, self.gradient = crop, batch, kl, gradient
         self.decoder_only = decoder_only
+        if decoder_only:
+            self.name = "redraw"
+            for name, parameter in self.model.named_parameters():
+                parameter.requires_grad_(name.startswith("dec_"))
 
     def loss(self, rng: np.random.Generator, generator: torch.Generator, step: int) -> tuple[torch.Tensor, dict[str, float]]:
         total, figures = torch.zeros((), device=device_of(self.model)), {}
@@ -47,7 +56,7 @@ class VAEStage:
     def groups(self, rng: np.random.Generator) -> Iterator[tuple[str, torch.Tensor, float]]:
         """A batch's clips, then its stills: name, frames (B, 3, T, h, w) in [-1, 1], share of the batch."""
         worlds, pans, stills = self.batch
-        clips = [self.clips.random_frames(rng, 9, self.crop) for _ in range(worlds)]
+        clips = [_standing(rng, self.clips.random_frames(rng, 9, self.crop)) for _ in range(worlds)]
         clips += [self.pool.pan(rng, 9, self.crop) for _ in range(pans)]
         images = [self.pool.still(rng, self.crop)[None] for _ in range(stills)]
         for name, group in (("clip", clips), ("still", images)):
@@ -99,6 +108,11 @@ def reconstruction_loss(decoded: torch.Tensor, frames: torch.Tensor, gradient: f
         if frames.shape[dim] > 1:
             loss = loss + gradient * error.diff(dim=dim).abs().mean() * (0.5 if dim == 2 else 1.0)
     return loss
+
+
+def _standing(rng: np.random.Generator, clip: np.ndarray) -> np.ndarray:
+    """The clip (T, h, w, 3), or some of the time one of its frames again and again."""
+    return clip[rng.integers(len(clip)), None].repeat(len(clip), 0) if rng.random() < STANDING else clip
 
 
 def augment(rng: np.random.Generator, frames: np.ndarray) -> np.ndarray:

@@ -56,12 +56,13 @@ def test_a_watched_world_shows_what_moves(tmp_path, monkeypatch):
     assert all(torch.equal(instead[name], tensor) for name, tensor in plain.items())
 
 
-def test_views_are_first_pictures_of_one_world(tmp_path):
+def test_views_are_pictures_of_one_world_from_many_places(tmp_path):
     make_walks(tmp_path, range(SEED, SEED + 1), clips=3, config=CONFIG, kind="views")
     with safe_open(tmp_path / f"{SEED}.safetensors", framework="pt") as file:
         held = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     assert held["rgb"].shape == (3, 32, 32, 3) and held["depth"].shape == held["dynamic"].shape == (3, 32, 32)
     poses, world = held["T_world_camera"], World.generate(SEED)
+    assert bool((poses[:, 1, 3] <= -1.0).all()) and bool((poses[:, 1, 3] >= -1.7).all())  # eye level
     assert bool(world.is_free(poses[:, :3, 3], 0.3).all())
     assert float((poses[1:, :3, 3] - poses[:1, :3, 3]).norm(dim=-1).min()) > 0.1  # from different places
     assert all(torch.equal(views(SEED, 3, CONFIG)[0][name], tensor) for name, tensor in held.items())

@@ -11,7 +11,7 @@ import torch
 from spatia_model.generator.pipeline import overlay
 from spatia_model.geometry.camera import camera_from_fov, pixel_rays
 from spatia_model.geometry.rendering import splat
-from spatia_model.memory.entities import MAX_ENTITIES, PAST, THICKNESS, Entities, find, followed, unhidden
+from spatia_model.memory.entities import MAX_ENTITIES, PAST, THICKNESS, Entities, find, followed, observed, unhidden
 from spatia_model.types import Projection
 
 SIZE, T = 48, 8
@@ -147,3 +147,52 @@ def test_what_looks_smaller_than_it_is_stands_farther_away():
     frame, depth, moves = scene(((slice(20, 28), slice(30, 38)), RED, 2.0))  # 8 pixels wide instead of 10, its depth not noticed
     there = follow(seen, to_the_right(seen, -0.2), frame, depth, moves)
     assert float(there.centres[0, 2]) == pytest.approx(2.5, rel=0.02)
+
+
+# -- watched ---------------------------------------------------------------------------------------------------------
+
+
+def watch(before: Entities, columns: list[int | None], colour=RED, looked=(1, 3, 5, 7), path: torch.Tensor | None = None) -> Entities:
+    """What is known after T frames in which a square stands 2 m away, its left edge at these columns; None: not in view."""
+    shots = [scene() if c is None else scene(((slice(20, 30), slice(c, c + 10)), colour, 2.0)) for c in columns]
+    frames, depth, moves = (torch.stack(part) for part in zip(*shots, strict=True))
+    at = torch.zeros(T, dtype=torch.bool)
+    at[list(looked)] = True
+    return observed(before, frames, depth, at, moves, EYE.repeat(T, 1, 1) if path is None else path, CAMERA)
+
+
+def test_what_is_watched_is_cut_out_anew_with_its_past():
+    before = found((LEFT, RED, 2.0))  # at column 6, and then two columns a frame
+    seen = watch(before, [8, 10, 12, 14, 16, 18, 20, 22])
+    last = find(*scene(((slice(20, 30), slice(22, 32)), RED, 2.0)), EYE, CAMERA)
+    assert len(seen) == 1 and bool(seen.watched[0])
+    torch.testing.assert_close(seen.positions, last.positions)
+    step = 2 * 2.0 / float(CAMERA.K[0, 0])  # metres of two columns, 2 m away
+    torch.testing.assert_close(seen.past[0, :, 0], -step * torch.tensor(PAST, dtype=torch.float32), atol=1e-4, rtol=0)
+    assert float(seen.past[0, :, 1:].abs().max()) < 1e-4
+
+
+def test_where_nobody_looked_it_went_on_evenly():
+    before = found((RIGHT, BLUE, 2.0))  # another thing: this one is new
+    seen = watch(before, [8, 10, 12, 14, 16, 18, 20, 22], looked=(4, 7))  # three frames before the last, and the last
+    new = seen.only(torch.tensor([False, True]))
+    step = 2 * 2.0 / float(CAMERA.K[0, 0])
+    torch.testing.assert_close(new.past[0, :, 0], -step * torch.tensor(PAST, dtype=torch.float32), atol=1e-4, rtol=0)
+
+
+def test_what_the_last_frame_does_not_show_stays_and_what_is_new_has_no_past():
+    before = found((RIGHT, BLUE, 2.0))
+    seen = watch(before, [None] * 7 + [6])
+    assert seen.watched.tolist() == [True, False]  # one that was known and stood still, unseen; one that nobody saw move
+    torch.testing.assert_close(seen.only(torch.tensor([True, False])).positions, before.positions)
+    assert float(seen.past.abs().max()) == 0
+    assert len(watch(Entities.empty(), [None] * T)) == 0
+
+
+def test_a_camera_that_moves_is_not_a_thing_that_moves():
+    """The square stands still in the world while the camera goes to the left: its columns move, its past does not."""
+    step = 2 * 2.0 / float(CAMERA.K[0, 0])
+    path = EYE.repeat(T, 1, 1)
+    path[:, 0, 3] = -step * torch.arange(1, T + 1)
+    seen = watch(found((LEFT, RED, 2.0)), [8, 10, 12, 14, 16, 18, 20, 22], path=path)
+    assert bool(seen.watched[0]) and float(seen.past.abs().max()) < 1e-4

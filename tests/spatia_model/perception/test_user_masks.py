@@ -206,10 +206,14 @@ def test_a_world_that_perceives_every_nth_frame_gets_the_masks_of_those():
             frames = torch.zeros(len(rows), 1, 20, 3, dtype=torch.uint8)
             seen.append(self.perceiver.perceive(frames, None, None).dynamic.nonzero()[:, 2].tolist())
 
+        def observe(self, state, frames, path, text=""):
+            self.advance(state, path, text)
+
     world = MaskedWorld(World(), UserMasks(numbered))
     world.advance(SimpleNamespace(frame_count=1), [None] * 12)
     world.advance(SimpleNamespace(frame_count=13), [None] * 6, text="")
-    assert seen == [[6, 12], [18]]
+    world.observe(SimpleNamespace(frame_count=5), None, [None] * 4, text="")
+    assert seen == [[6, 12], [18], [6]]
     assert world.config.map_rate == 4.0
     with pytest.raises(ValueError, match="2 frames are to be perceived, masks are ready for 1: frames .18."):
         UserMaskPerceiver(World.perceiver, UserMasks(numbered), numbers=[18]).perceive(

@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from spatia_model.config import MiniConfig, mini_camera
 from spatia_model.data.procedural import ClipFolder
 from spatia_model.generator.conditioning import to_model
 from spatia_model.perception.compact import CompactPerceptionConfig
 from spatia_model.training.pictures import PicturePool
-from spatia_model.training.stage_perception import PerceptionStage, degrade, zoom
+from spatia_model.training.stage_perception import PerceptionStage, degrade, seen_from, zoom
 from spatia_model.training.stage_vae import VAEStage, augment, measure_latents
+from spatia_model.worlds.trajectories import pose_from
 from tests.spatia_model.data.fake_walks import write
 from tests.spatia_model.generator.test_vae import TINY, build
 from tests.spatia_model.tiny import SEED, picture
@@ -70,6 +72,19 @@ def test_the_decoder_may_learn_alone(run):
         assert (p.grad is None) == name.startswith("enc_"), name
 
 
+def test_to_redraw_the_latents_stay(run):
+    stage = vae_stage(run, decoder_only=True)
+    assert stage.name == "redraw" and vae_stage(run).name == "vae"
+    assert all(p.requires_grad == name.startswith("dec_") for name, p in stage.model.named_parameters())
+
+
+def test_some_clips_stand_still(run):
+    stage, rng = vae_stage(run), np.random.default_rng(SEED)
+    frames = torch.cat([next(stage.groups(rng))[1] for _ in range(12)])  # (N, 3, T, h, w)
+    still = [bool((clip == clip[:, :1]).all()) for clip in frames]
+    assert 0 < sum(still) < len(still) / 2
+
+
 def test_latents_are_measured_to_unit_variance(tmp_path):
     write(tmp_path, SEED, clips=2, size=128)
     vae = build(dataclasses.replace(TINY, latent_channels=3))
@@ -117,7 +132,7 @@ def test_without_evidence_what_may_move_is_to_be_told_by_its_looks(run):
 def test_views_are_seen_alone(run):
     """First pictures of more worlds: the network's input has no memory and no earlier frame, and its rays fit the picture's pose."""
     stage, rng = perception_stage(run), np.random.default_rng(SEED)
-    stage.views, stage.first = ClipFolder(run / "walks"), 1.0
+    stage.views, stage.first, stage.remembered = ClipFolder(run / "walks"), 1.0, 0.0
     for _ in range(6):
         x, depth, dynamic, known = stage._view_sample(rng)
         assert x.shape == (1, 14, 32, 32) and depth.shape == dynamic.shape == known.shape == (1, 32, 32)
@@ -126,6 +141,41 @@ def test_views_are_seen_alone(run):
     stage.windows = None  # type: ignore[assignment]
     loss, _ = stage.loss(*draw())  # nothing but views and stills
     assert torch.isfinite(loss)
+
+
+def test_of_some_views_a_part_is_remembered(run):
+    """As a map would show it: the same surfaces at about the same depth, where a place close by saw them, nothing elsewhere."""
+    stage, rng = perception_stage(run), np.random.default_rng(SEED)
+    stage.views, stage.remembered = ClipFolder(run / "walks"), 1.0
+    covered = []
+    for _ in range(12):
+        x, depth, _, known = stage._view_sample(rng)
+        mask = x[:, 7] > 0.5
+        covered.append(float(mask.float().mean()))
+        assert set(x[:, 7].unique().tolist()) <= {0.0, 1.0} and known.min() == 1
+        assert x[:, 3:7].abs().amax(1)[~mask].sum() == 0
+        if mask.any():
+            assert float((3.0 * x[:, 6].exp() / depth - 1).abs()[mask].median()) < 0.05
+    assert 0.2 < sum(covered) / 12 < 0.98 and min(covered) < 0.9
+
+
+def test_what_another_place_does_not_see():
+    """A post before a wall: from its right the wall to its left is hidden; turned away, the picture's edge is out of view."""
+    camera = mini_camera(MiniConfig(image_size=64))
+    depth = torch.full((1, 64, 64), 4.0)
+    depth[:, :, 28:36] = 1.5
+    here = torch.eye(4, dtype=torch.float64)[None]
+    assert bool(seen_from(depth, here, here, camera).all())
+    aside = seen_from(depth, here, here @ pose_from(0.5, 0.0, 0.0, 0.0, 0.0, 0.0), camera)[0]
+    focal = float(camera.K[0, 0])
+    shift = round(focal * 0.5 * (1 / 1.5 - 1 / 4.0))  # columns by which the post moves against the wall
+    hidden = torch.zeros(64, dtype=torch.bool)
+    hidden[28 - shift : 36 - shift] = True
+    out = torch.arange(64) < focal * 0.5 / 4.0 - 1  # the wall's left end is out of the picture
+    wrong = aside != ~(hidden | out)
+    assert float(wrong.float().mean()) < 0.06, "but for a column or two at the edges"
+    turned = seen_from(depth, here, here @ pose_from(0.0, 0.0, 0.0, 0.35, 0.0, 0.0), camera)[0]
+    assert not bool(turned[:, :8].any()) and bool(turned[16:48, 30:].all())
 
 
 def test_stills_never_move_and_keep_the_memory_s_depth(run):
@@ -141,7 +191,6 @@ def test_stills_never_move_and_keep_the_memory_s_depth(run):
 
 def test_a_zoomed_sample_is_what_a_narrower_camera_would_see():
     """A floor's plane depth, rays and pictures are functions of the ray alone, so after zooming they must still agree."""
-    from spatia_model.config import mini_camera
     from spatia_model.perception.compact import stack_inputs
 
     camera = mini_camera(CONFIG)
