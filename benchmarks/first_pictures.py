@@ -31,7 +31,7 @@ def measure(model: str, worlds: int, seed: int, pictures: int) -> dict[str, floa
     world = WorldModel.from_pretrained(model)
     errors, big, found, wrong, both, either = [], 0, 0, 0, 0, 0
     for number in range(seed, seed + worlds):
-        shown, _ = views(number, pictures, world.config)
+        shown, _ = views(number, pictures, world.config, anywhere=False)
         for rgb, depth, dynamic, pose in zip(*(shown[k] for k in ("rgb", "depth", "dynamic", "T_world_camera")), strict=True):
             seen = world.perceiver.perceive(rgb[None], pose[None], world.camera)
             near = (depth.float() < FAR) & ~dynamic

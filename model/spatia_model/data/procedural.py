@@ -42,14 +42,15 @@ def watch(seed: int, clips: int, config: MiniConfig) -> tuple[dict[str, torch.Te
     return walk(seed, clips, config) if found is None else _rendered(*found, clips, config)
 
 
-def views(seed: int, count: int, config: MiniConfig) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+def views(seed: int, count: int, config: MiniConfig, anywhere: bool = True) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """`count` pictures of one world, each from another place at another time: many rooms teach more about depth than many frames.
 
     Every other one is what a first picture may be; the others look anywhere, as a walk comes to: at walls an arm's length away, too.
+    Without `anywhere` all are first pictures.
     """
     world, rng = World.generate(seed), np.random.default_rng([seed, 29])
     tilts = [pose_from(0.0, 0.0, 0.0, 0.0, float(rng.normal(0, 0.1)), float(rng.normal(0, 0.02))) for _ in range(count)]
-    poses = torch.stack([(_anywhere if i % 2 else World.start_pose)(world, rng) @ tilt for i, tilt in enumerate(tilts)])
+    poses = torch.stack([(_anywhere if anywhere and i % 2 else World.start_pose)(world, rng) @ tilt for i, tilt in enumerate(tilts)])
     times = torch.from_numpy(rng.uniform(0, 48, count))
     return _pictures(world, poses, times, config), {"seed": str(seed)}
 

@@ -16,6 +16,7 @@ from torch import nn
 
 from spatia_model.geometry.camera import pixel_rays
 from spatia_model.geometry.neighbours import opened
+from spatia_model.geometry.planes import continued
 from spatia_model.perception.composed import looked_at, nearest
 from spatia_model.types import Camera, Perception, Projection
 
@@ -31,6 +32,7 @@ class CompactPerceptionConfig:
     widths: tuple[int, ...] = (24, 40, 64, 96)
     looks: int | tuple[int, ...] = (2, 7)  # attention blocks at the last scales, the coarsest last; n, in earlier folders, is (n, 0)
     every: int = 2  # look at every n-th frame of a clip: what the map fuses
+    extends: bool = False  # the memory's surfaces are also suggested beyond where the memory ends
     by_looks: bool = False  # of a single picture, call dynamic what by its looks may move; else nothing, for want of evidence
 
     def __post_init__(self) -> None:
@@ -87,7 +89,7 @@ class CompactPerception(nn.Module):
     Depth without memory comes as planes: a surface with normal n at distance d from the camera has inverse depth (n / d) . ray, so a wall
     or a floor is one constant for the network to say, sharp to its edges (local planar guidance; Lee et al. 2019). Rays are level: turned
     by the camera's pitch and roll but not its heading, so that a floor's n is always "up". Where the memory covers a pixel, a gate
-    chooses between its depth, slightly corrected, and the plane.
+    chooses between its depth, slightly corrected, and the plane; with `extends` also where one of its surfaces would go on.
     """
 
     CHANNELS = 14  # rgb 3, memory rgb 3, memory log depth, mask, earlier rgb 3, level ray 3
@@ -131,6 +133,8 @@ class CompactPerception(nn.Module):
         inverse = (out[:, :3] * rays).sum(1) + out[:, 3] + 1 / TYPICAL_DEPTH
         inverse = F.softplus(inverse - 1 / MAX_DEPTH, beta=20.0) + 1 / MAX_DEPTH
         gate = (out[:, 5] + 2).sigmoid() * mask
+        if self.config.extends:
+            gate = gate + (out[:, 5] - 2).sigmoid() * (1 - mask) * (prior != 0)
         log_depth = gate * (prior + math.log(TYPICAL_DEPTH) + 0.3 * out[:, 4]) - (1 - gate) * inverse.log()
         return tuple(v[:, : size[0], : size[1]] for v in (log_depth, out[:, 6].clamp(-4, 2), out[:, 7]))  # type: ignore[return-value]
 
@@ -166,7 +170,7 @@ class CompactPerception(nn.Module):
         rows = looked_at(len(frames), self.config.every)
         seen, pose = frames[rows], T_world_camera[rows]
         shown = None if prior is None else Projection(prior.rgb[rows], prior.depth[rows], prior.mask[rows], prior.index[rows])
-        x = stack_inputs(seen, pose, camera, shown, None if previous is None else previous[rows])
+        x = stack_inputs(seen, pose, camera, shown, None if previous is None else previous[rows], self.config.extends)
         with torch.inference_mode():
             look = self._look_again if prior is None and previous is None else self
             log_depth, log_scale, logit = look(x.to(self.stem.weight))  # device and number type of the weights
@@ -195,9 +199,14 @@ def confidence_of(log_scale: torch.Tensor) -> torch.Tensor:
 
 
 def stack_inputs(
-    frames: torch.Tensor, T_world_camera: torch.Tensor, camera: Camera, prior: Projection | None, previous: torch.Tensor | None
+    frames: torch.Tensor,
+    T_world_camera: torch.Tensor,
+    camera: Camera,
+    prior: Projection | None,
+    previous: torch.Tensor | None,
+    extends: bool = False,
 ) -> torch.Tensor:
-    """The network's input (T, 14, H, W) float32 for frames (T, H, W, 3) uint8."""
+    """The network's input (T, 14, H, W) float32 for frames (T, H, W, 3) uint8. `extends`: memory depth goes on beyond its mask."""
     t, h, w, _ = frames.shape
     rgb = frames.permute(0, 3, 1, 2).float() / 127.5 - 1
     earlier = rgb if previous is None else previous.permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -205,8 +214,10 @@ def stack_inputs(
         memory = rgb.new_zeros(t, 5, h, w)
     else:
         mask = prior.mask.unsqueeze(1).float()
-        log_depth = (prior.depth.clamp(0.05, MAX_DEPTH).log() - math.log(TYPICAL_DEPTH)).unsqueeze(1)
-        memory = torch.cat([(prior.rgb.permute(0, 3, 1, 2).float() / 127.5 - 1) * mask, log_depth * mask, mask], 1)
+        depth = continued(prior.depth, prior.mask) if extends else prior.depth
+        log_depth = (depth.clamp(0.05, MAX_DEPTH).log() - math.log(TYPICAL_DEPTH)).unsqueeze(1)
+        told = (depth > 0).unsqueeze(1).float() if extends else mask
+        memory = torch.cat([(prior.rgb.permute(0, 3, 1, 2).float() / 127.5 - 1) * mask, log_depth * told, mask], 1)
     return torch.cat([rgb, memory, earlier, level_rays(T_world_camera, camera)], 1)
 
 

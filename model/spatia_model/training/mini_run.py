@@ -41,6 +41,7 @@ from spatia_model.training.stage_vae import VAEStage, measure_latents
 from spatia_model.worlds import VOCABULARY
 
 MINI = MiniConfig(surroundings=True)
+PERCEPTION = CompactPerceptionConfig(extends=True, by_looks=True)
 PICTURES = "pictures.npy"
 WATCHED_CLIPS = 2  # one without, one with a past that shows how things move
 VIEWS = 6  # of each world of which only first pictures are taken
@@ -111,7 +112,7 @@ def perception(out: Path, args: argparse.Namespace) -> None:
     validation = WindowFolder(out / "validation", out / "windows-validation")
     batch = int(_numbers(args.batch, "batch").get("perception", 12))
     views = ClipFolder(out / "views") if any((out / "views").glob("*.safetensors")) else None
-    stage = PerceptionStage(windows, validation, PicturePool(out / PICTURES), views=views, batch=batch)
+    stage = PerceptionStage(windows, validation, PicturePool(out / PICTURES), PERCEPTION, views=views, batch=batch)
     fit(stage, loop_config(args, "perception", LoopConfig(steps=3000, lr=0.01, optimizer="muon", validate_every=500)), out, args.device)
 
 
@@ -172,7 +173,7 @@ def motion(out: Path, args: argparse.Namespace) -> None:
 def export(out: Path, args: argparse.Namespace) -> None:
     """Put the averaged weights of all stages into one folder that `WorldModel.from_pretrained` opens."""
     generator = trained_denoiser(out).model
-    perceiver = CompactPerception(CompactPerceptionConfig(by_looks=True))
+    perceiver = CompactPerception(PERCEPTION)
     perceiver.load_state_dict(_read(out / "perception.pt", "perception")["average"])
     planner = MotionPlanner(MotionConfig(VOCABULARY))
     planner.load_state_dict(_read(out / "motion.pt", "motion")["average"])

@@ -94,7 +94,7 @@ class PerceptionStage:
             depth = depth * scale
             if projection is not None:
                 projection = Projection(projection.rgb, projection.depth * scale, projection.mask, projection.index)
-        x = stack_inputs(rgb, walk.poses(i, i + 1), self.camera, projection, earlier)
+        x = stack_inputs(rgb, walk.poses(i, i + 1), self.camera, projection, earlier, self.model.config.extends)
         return (x, depth, dynamic, torch.ones_like(depth)) if plain else _varied(rng, x, depth, dynamic)
 
     def _view_sample(self, rng: np.random.Generator):
@@ -107,7 +107,7 @@ class PerceptionStage:
         if rng.random() < self.remembered:
             projection = partly_remembered(rng, rgb, depth, dynamic, pose, self.camera)
             rgb = degrade(rng, rgb)
-        return _varied(rng, stack_inputs(rgb, pose, self.camera, projection, None), depth, dynamic.float())
+        return _varied(rng, stack_inputs(rgb, pose, self.camera, projection, None, self.model.config.extends), depth, dynamic.float())
 
     def _still_sample(self, rng: np.random.Generator):
         """A picture of nothing in particular whose memory shows the same: keep the memory's depth, call nothing moving."""
@@ -124,7 +124,7 @@ class PerceptionStage:
         projection = Projection(memory * mask.unsqueeze(-1), noisy * mask, mask, index) if rng.random() < 0.8 else None
         earlier = frames[int(rng.integers(0, 3))][None] if rng.random() < 0.6 else None
         pose = torch.eye(4, dtype=torch.float64)[None]
-        x = stack_inputs(degrade(rng, rgb), pose, self.camera, projection, earlier)
+        x = stack_inputs(degrade(rng, rgb), pose, self.camera, projection, earlier, self.model.config.extends)
         known = mask.float() if projection is not None else torch.zeros_like(depth)
         return x, depth, torch.zeros_like(depth), known
 

@@ -62,6 +62,8 @@ def test_views_are_pictures_of_one_world_from_many_places(tmp_path):
         held = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     assert held["rgb"].shape == (3, 32, 32, 3) and held["depth"].shape == held["dynamic"].shape == (3, 32, 32)
     poses, world = held["T_world_camera"], World.generate(SEED)
+    first = views(SEED, 3, CONFIG, anywhere=False)[0]["T_world_camera"]
+    assert torch.equal(first[0], poses[0]) and not torch.equal(first[1], poses[1])
     assert bool((poses[:, 1, 3] <= -1.0).all()) and bool((poses[:, 1, 3] >= -1.7).all())  # eye level
     assert bool(world.is_free(poses[:, :3, 3], 0.3).all())
     assert float((poses[1:, :3, 3] - poses[:1, :3, 3]).norm(dim=-1).min()) > 0.1  # from different places

@@ -10,6 +10,7 @@ from scipy.ndimage import grey_opening
 from spatia_model.config import MiniConfig, mini_camera
 from spatia_model.geometry.camera import camera_from_fov, pixel_rays
 from spatia_model.geometry.neighbours import opened
+from spatia_model.geometry.planes import continued
 from spatia_model.perception import CompactPerception, CompactPerceptionConfig
 from spatia_model.perception.compact import (
     CONFIDENT_ERROR,
@@ -217,6 +218,25 @@ def test_an_open_gate_keeps_the_memory_s_depth():
     seen = net.perceive(frames(), walk(0, frames=2), CAMERA, prior)
     expected = torch.where(prior.mask, prior.depth, torch.full_like(prior.depth, TYPICAL_DEPTH))
     torch.testing.assert_close(seen.depth, expected, atol=1e-3, rtol=1e-3)
+
+
+def test_with_extends_the_memory_s_surfaces_go_on_beyond_it():
+    """As above, the gate open everywhere: where the memory shows nothing, its surfaces continued; without memory, the typical depth."""
+    prior = projection()
+    net = CompactPerception(CompactPerceptionConfig((8, 8), every=1, extends=True)).eval()
+    with torch.no_grad():
+        net.head.weight.zero_()
+        assert net.head.bias is not None
+        net.head.bias.zero_()
+        net.head.bias[20:24] = 30.0
+    path = walk(0, frames=2)
+    seen = net.perceive(frames(), path, CAMERA, prior)
+    torch.testing.assert_close(seen.depth, continued(prior.depth, prior.mask), atol=1e-3, rtol=1e-3)
+    assert not bool(prior.mask.all())
+    assert float((net.perceive(frames(), path, CAMERA).depth - TYPICAL_DEPTH).abs().max()) < 1e-3
+    plain, told = (stack_inputs(frames(), path, CAMERA, prior, None, extends) for extends in (False, True))
+    assert torch.equal(plain[:, :6], told[:, :6]) and torch.equal(plain[:, 7:], told[:, 7:])  # colours and mask say what is known
+    assert torch.equal(plain[:, 6] * plain[:, 7], told[:, 6] * told[:, 7])
 
 
 @pytest.mark.parametrize(("height", "width"), [(37, 50), (2, 2), (17, 32)])

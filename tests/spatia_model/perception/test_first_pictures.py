@@ -30,7 +30,7 @@ def benchmark(monkeypatch):
     shown = {"rgb": torch.zeros(2, 32, 32, 3, dtype=torch.uint8), "depth": depth.half(), "dynamic": dynamic}
     shown["rgb"][1] = 255
     shown["T_world_camera"] = torch.eye(4, dtype=torch.float64).repeat(2, 1, 1)
-    monkeypatch.setattr(module, "views", lambda seed, count, config: (shown, {}))
+    monkeypatch.setattr(module, "views", lambda seed, count, config, anywhere: (shown, {}))
 
     def measured(perceive) -> dict[str, float]:
         perceiver = SimpleNamespace(perceive=lambda rgb, pose, camera: perceive(shown, int(rgb.max() > 0)))
