@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from scipy import ndimage
 
 from spatia_model.geometry.camera import project, unproject
@@ -263,7 +264,7 @@ def observed(
     for k in range(len(seen)):
         eye = {t: eyes[max(t, 0)] for t in things}
         places = {last - t: _sighted(seen, k, found, eye[t]) for t, found in things.items()}
-        known = {ago: place - seen.centres[k] for ago, place in places.items() if place is not None}
+        known = _evenly(seen.centres[k], {ago: (place, eye[last - ago]) for ago, place in places.items() if place is not None})
         if not known:
             continue
         watched[k] = True
@@ -273,6 +274,20 @@ def observed(
     gone = torch.tensor([_sighted(entities, k, seen, eyes[last]) is None for k in range(len(entities))], dtype=torch.bool)
     stay = entities.moved(torch.zeros(len(entities), len(frames), 3)).only(gone)
     return stay.joined(replace(seen, past=past, watched=watched))
+
+
+def _evenly(here: torch.Tensor, sightings: dict[int, tuple[torch.Tensor, torch.Tensor]]) -> dict[int, torch.Tensor]:
+    """Places less `here` (3,), by frames ago, of sightings (place, eye): as seen across the line of sight, and along it at an even pace.
+
+    A picture tells a thing's direction to the pixel, but its distance only by its size: single distances would jump about.
+    """
+    away = {ago: float((here - eye).norm() - (place - eye).norm()) for ago, (place, eye) in sightings.items()}
+    pace = sum(ago * gone for ago, gone in away.items()) / max(1, sum(ago * ago for ago in away))
+    known = {}
+    for ago, (place, eye) in sightings.items():
+        distance = (here - eye).norm() - pace * ago
+        known[ago] = eye + F.normalize(place - eye, dim=0) * distance - here
+    return known
 
 
 def _sighted(entities: Entities, k: int, seen: Entities, eye: torch.Tensor) -> torch.Tensor | None:

@@ -168,8 +168,21 @@ def test_what_is_watched_is_cut_out_anew_with_its_past():
     assert len(seen) == 1 and bool(seen.watched[0])
     torch.testing.assert_close(seen.positions, last.positions)
     step = 2 * 2.0 / float(CAMERA.K[0, 0])  # metres of two columns, 2 m away
-    torch.testing.assert_close(seen.past[0, :, 0], -step * torch.tensor(PAST, dtype=torch.float32), atol=1e-4, rtol=0)
-    assert float(seen.past[0, :, 1:].abs().max()) < 1e-4
+    torch.testing.assert_close(seen.past[0, :, 0], -step * torch.tensor(PAST, dtype=torch.float32), atol=0.02, rtol=0)
+    assert float(seen.past[0, :, 1].abs().max()) < 0.005 and float(seen.past[0, :, 2].abs().max()) < 0.06  # nearly straight
+
+
+def test_a_thing_s_distance_does_not_jump_with_its_size():
+    """It goes away at an even pace; one mask is a pixel short on every side."""
+    sizes = [12, 11, 11, 10, 10, 9, 9, 8]
+    shots = [scene(((slice(24 - n // 2, 24 - n // 2 + n), slice(24 - n // 2, 24 - n // 2 + n)), RED, 2.0)) for n in sizes]
+    frames, depth, moves = (torch.stack(part) for part in zip(*shots, strict=True))
+    moves[5, :20], moves[5, 27:], moves[5, :, :20], moves[5, :, 27:] = False, False, False, False
+    at = torch.arange(T) % 2 == 1
+    seen = observed(Entities.empty(), frames, depth, at, moves, EYE.repeat(T, 1, 1), CAMERA)
+    ahead = seen.past[0, :, 2] / torch.tensor(PAST)
+    torch.testing.assert_close(ahead, ahead.mean().expand(3), atol=0.01, rtol=0)
+    assert -0.15 < float(ahead.mean()) < -0.03  # metres a frame: it was nearer
 
 
 def test_where_nobody_looked_it_went_on_evenly():
@@ -177,7 +190,7 @@ def test_where_nobody_looked_it_went_on_evenly():
     seen = watch(before, [8, 10, 12, 14, 16, 18, 20, 22], looked=(4, 7))  # three frames before the last, and the last
     new = seen.only(torch.tensor([False, True]))
     step = 2 * 2.0 / float(CAMERA.K[0, 0])
-    torch.testing.assert_close(new.past[0, :, 0], -step * torch.tensor(PAST, dtype=torch.float32), atol=1e-4, rtol=0)
+    torch.testing.assert_close(new.past[0, :, 0], -step * torch.tensor(PAST, dtype=torch.float32), atol=0.02, rtol=0)
 
 
 def test_what_the_last_frame_does_not_show_stays_and_what_is_new_has_no_past():
@@ -195,4 +208,4 @@ def test_a_camera_that_moves_is_not_a_thing_that_moves():
     path = EYE.repeat(T, 1, 1)
     path[:, 0, 3] = -step * torch.arange(1, T + 1)
     seen = watch(found((LEFT, RED, 2.0)), [8, 10, 12, 14, 16, 18, 20, 22], path=path)
-    assert bool(seen.watched[0]) and float(seen.past.abs().max()) < 1e-4
+    assert bool(seen.watched[0]) and float(seen.past.abs().max()) < 1e-3
