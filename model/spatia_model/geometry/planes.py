@@ -16,6 +16,8 @@ def continued(depth: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     Fits are least squares of inverse depth over ever larger cells (moments in a pyramid), each place taking the smallest cell that holds
     enough. A guess for somebody who looks: at the edge between two surfaces it is a mix of both. Frames without anything known are 0.
     """
+    if bool(mask.all()):
+        return depth
     t, h, w = depth.shape
     pad = (0, -w % 2, 0, -h % 2)
     inverse = F.pad(torch.where(mask, 1 / depth.clamp(min=NEAREST), 0.0), pad).unsqueeze(1)

@@ -55,6 +55,11 @@ def test_any_size_and_frames_apart(size):
     torch.testing.assert_close(one, found[:1])
 
 
+def test_all_known_stays():
+    depth = plane_depth((0.0, 0.0, 1.0), 2.0)
+    assert torch.equal(continued(depth, torch.ones_like(depth, dtype=torch.bool)), depth)
+
+
 def test_nothing_known_is_nothing_told():
     found = continued(torch.zeros(2, 16, 16), torch.zeros(2, 16, 16, dtype=torch.bool))
     assert torch.equal(found, torch.zeros(2, 16, 16))
