@@ -42,8 +42,12 @@ FORMATS = {
     "rotation_error_deg": ("°", 2, 1),
     "translation_error_pct": (" %", 0, 1),
     "place_rate": (" %", 0, 100),
+    "place_rate_warm": (" %", 0, 100),
+    "psnr_moving_warm": (" dB", 1, 1),
     "motion_rate": (" %", 0, 100),
 }
+
+EVENTS = ("place_rate", "place_rate_warm", "psnr_moving_warm", "motion_rate")
 
 
 def measure(args: argparse.Namespace) -> None:
@@ -85,7 +89,7 @@ def collect(out: Path) -> dict[str, list[str]]:
         if not path.exists():
             raise SystemExit(f"{path} is missing: run `python scripts/figures.py measure --out {out}` first")
         found[name] = json.loads(path.read_text())
-    rows = {key: [cell(found["events" if key in ("place_rate", "motion_rate") else "on"], key)] for key in FORMATS}
+    rows = {key: [cell(found["events" if key in EVENTS else "on"], key)] for key in FORMATS}
     middle = found["on"].get("details", {}).get("gradient_energy_uncovered_median")
     if middle is not None:  # one world with a bare wall carries the mean
         rows["gradient_energy_uncovered"][0] += f" (median {middle:.2f})"
