@@ -180,8 +180,9 @@ def partly_remembered(
 
     rgb (1, H, W, 3) uint8, depth (1, H, W) metres, dynamic (1, H, W) bool, T_world_camera (1, 4, 4). Its depth is a little wrong, smoothly.
     """
-    step, turn = rng.normal(0, 0.25, 3) * (1, 0.2, 1), rng.normal(0, 0.3, 2) * (1, 0.3)
-    seen = seen_from(depth, T_world_camera, T_world_camera @ pose_from(*step.tolist(), *turn.tolist(), 0.0), camera)
+    right, down, ahead = (rng.normal(0, 0.25, 3) * (1, 0.2, 1)).tolist()
+    yaw, pitch = (rng.normal(0, 0.3, 2) * (1, 0.3)).tolist()
+    seen = seen_from(depth, T_world_camera, T_world_camera @ pose_from(right, down, ahead, yaw, pitch, 0.0), camera)
     mask = seen if rng.random() < 0.5 else seen & ~dynamic  # the map has been told of what moves, or overlooked it
     field = torch.from_numpy(rng.normal(0, rng.uniform(0, 0.02), (1, 1, 6, 6)).astype(np.float32))
     error = F.interpolate(field, size=depth.shape[1:], mode="bicubic", align_corners=False)[:, 0]
