@@ -250,14 +250,15 @@ def observed(
         entities: as they were before the frames; what the last frame does not show of them stays where it was.
         frames: (T, H, W, 3) uint8.
         depth: (T, H, W) metres.
-        looked: (T,) bool, where depth and motion were perceived; the last is.
+        looked: (T,) bool, where depth and motion were perceived; the last frame's count in any case.
         moves: (T, H, W) bool.
         T_world_camera: (T, 4, 4).
         camera: of the frames.
     """
     eyes = T_world_camera[:, :3, 3].float()
-    things = {t: find(frames[t], depth[t], moves[t], T_world_camera[t], camera) for t in looked.nonzero()[:, 0].tolist()}
     last = len(frames) - 1
+    rows = {*looked.nonzero()[:, 0].tolist(), last}
+    things = {t: find(frames[t], depth[t], moves[t], T_world_camera[t], camera) for t in rows}
     seen = things.pop(last)
     things[-1] = entities
     past, watched = torch.zeros_like(seen.past), torch.zeros_like(seen.watched)
