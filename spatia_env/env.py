@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from spatia_env.actions import MAX_ROTATION, MAX_TRANSLATION, ContinuousMotion, Plan, check_text
 from spatia_env.base import WorldEnv
 from spatia_env.images import load_image
-from spatia_env.inputs import check_flag, check_options, check_read_whole, load_model
+from spatia_env.inputs import check_flag, check_options, check_read_whole, check_recording, load_model
 from spatia_env.obstacles import RADIUS
 
 if TYPE_CHECKING:
@@ -104,7 +105,8 @@ class SpatiaEnv(WorldEnv):
     and what the task adds.
 
     `env.unwrapped` also has `memory` (the `PointMemory`), `timing` (seconds of the last call), `pose`, `snapshot()` and
-    `restore(mark)`, `save(folder)` and `load(folder)`, `edit(function)` for the memory and `edit_entities(function)` for what moves.
+    `restore(mark)`, `save(folder)` and `load(folder)`, `edit(function)` for the memory, `edit_entities(function)` for what moves, and
+    `observe(frames, poses)`, which takes a recording in place of generated clips.
 
     ## Errors
     Bad input raises `ValueError` with what was given, what is accepted and how to mend it; the world stays as it was.
@@ -161,6 +163,38 @@ class SpatiaEnv(WorldEnv):
 
     def _advance(self, state: Any, plan: Plan) -> tuple[Any, Clip]:
         return self.world.advance(state, plan.T_world_camera, text=plan.text, memory=self._with_memory)
+
+    def observe(self, frames: Any, poses: Any, text: str = "") -> tuple[Any, dict[str, Any]]:
+        """Tell the world what a camera saw: a recording, or what a robot sees. Nothing is generated; memory and what moves go on from it.
+
+        So an episode can begin with a recording instead of one picture: `reset(options={"image": frames[0]})`, then
+        `observe(frames[1:], poses[1:])`. No step is counted and no reward given.
+
+        Args:
+            frames: (T, H, W, 3) uint8, T of 1 or more, at the model's rate (`metadata["render_fps"]`) and with the intrinsics of
+                `info["K"]`, scaled; their middle is used.
+            poses: (T, 4, 4) camera to world, in the axes of `info["poses"]`: the first picture's camera is the identity.
+            text: what happens in them; kept with the clip.
+
+        Returns:
+            Observation of the last frame and info, as `step` gives them; `info["frames"]` and `info["poses"]` are the recording's.
+
+        Raises:
+            ValueError: frames or poses can't be used; the world stays as it was.
+            ResetNeeded: no episode is going on.
+        """
+        import torch
+
+        episode = self._running_episode("observe")
+        pictures, path = check_recording(frames, poses)
+        text = check_text(text, MAX_PROMPT, "text")
+        state, clip = self.world.observe(episode.state, torch.from_numpy(pictures), torch.from_numpy(path), text)
+        self._commit(replace(episode, state=state, trail=episode.trail.extended(path[-1:])), clip.frames)
+        scene = self._scene(state, clip, False, text)
+        if self.task is None:
+            return scene.observation, dict(scene.info)
+        task_state = episode.task or {}
+        return self.task.observe(scene, task_state), {**scene.info, **self.task.metrics(scene, task_state)}
 
     def _save_state(self, state: Any, folder: Path) -> None:
         from spatia_model.world_state import save_state

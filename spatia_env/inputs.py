@@ -95,6 +95,16 @@ def check_read_whole(world: Any, name: str, *texts: str) -> None:
         raise ValueError(f"{name}: {told}; shorten it, or what comes after that is lost")
 
 
+def check_recording(frames: Any, poses: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Frames (T, H, W, 3) uint8 and poses (T, 4, 4) float64, T of 1 or more, from arrays or tensors; what they hold is for the world."""
+    pictures, path = np.asarray(frames), np.asarray(poses)
+    if pictures.ndim != 4 or pictures.shape[-1] != 3 or pictures.dtype != np.uint8 or len(pictures) < 1:
+        raise ValueError(f"frames are {pictures.dtype} {pictures.shape}; give uint8 (T, H, W, 3), T of 1 or more")
+    if path.shape != (len(pictures), 4, 4) or not np.issubdtype(path.dtype, np.number):
+        raise ValueError(f"poses are {path.dtype} {path.shape}; give ({len(pictures)}, 4, 4), camera to world, one per frame")
+    return np.ascontiguousarray(pictures), path.astype(np.float64)
+
+
 def check_flag(value: Any, name: str) -> bool:
     if not isinstance(value, (bool, np.bool_)):
         raise ValueError(f"{name} is {value!r}; give True or False")
