@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from spatia_model.config import MiniConfig
+from spatia_model.devices import computes_bfloat16
 from spatia_model.generator.checkpoint import CheckpointError, load_weights, save_weights, verify_folder
 from spatia_model.generator.conversion.convert import DESCRIPTION, NOTES
 from spatia_model.generator.conversion.sources import fetch, is_hub_id
@@ -34,8 +35,7 @@ PLANNER = "motion.safetensors"  # a model may go without
 
 def convolution_dtype(device: str) -> torch.dtype:
     """bfloat16 on CPUs that compute in it, where it halves the time of convolutions; float32 elsewhere."""
-    capable = getattr(torch.cpu, "get_capabilities", dict)().get("avx512_bf16", False)
-    return torch.bfloat16 if torch.device(device).type == "cpu" and capable else torch.float32
+    return torch.bfloat16 if torch.device(device).type == "cpu" and computes_bfloat16(device) else torch.float32
 
 
 def resolve(name_or_dir: str | Path) -> Path:

@@ -22,6 +22,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from spatia_model.devices import computes_bfloat16
 from spatia_model.training import models
 from spatia_model.training import recipe as recipes
 from spatia_model.training.checkpoints import Checkpoints, Ema
@@ -100,6 +101,8 @@ def fit(stage: Stage, recipe: Recipe, out: Path, cpu: bool = False) -> dict[str,
         _say(
             f"{recipe.stage}: {trained / 1e6:.2f} M weights trained on {world} process(es)" + (f", resumed at step {step}" if step else "")
         )
+        if recipe.precision == "bf16" and not computes_bfloat16(accelerator.device):
+            _say("this CPU only imitates bfloat16: --precision no is many times faster")
     if trackers and main:
         accelerator.init_trackers("spatia-" + recipe.stage, config=_flat(recipe))
     log = _Log(accelerator, recipe, step)

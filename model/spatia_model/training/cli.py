@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from spatia_model.devices import computes_bfloat16
 from spatia_model.training.loop import LoopConfig
 
 STAGES = ("data", "vae", "redraw", "decoder", "perception", "latents", "denoiser", "sharpen", "refiner", "motions", "motion", "export")
@@ -52,7 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser, preset: bool = True) -> None:
     parser.add_argument("--processes", type=int, default=1, help="training processes, gradients averaged (one thread each)")
     parser.add_argument("--threads", type=int, default=0, help="threads per process (0: cores / processes)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--no-bf16", action="store_true", help="train in float32")
+    parser.add_argument("--no-bf16", action="store_true", help="train in float32, as is done anyway on a CPU that only imitates bfloat16")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -126,6 +127,6 @@ def loop_config(args: argparse.Namespace, stage: str, default: LoopConfig) -> Lo
         lr=lr or default.lr,
         seed=args.seed,
         start_from=str(earlier) if earlier is not None and earlier.exists() else default.start_from,
-        bf16=not args.no_bf16,
+        bf16=not args.no_bf16 and computes_bfloat16(args.device),
         validate_every=max(1, min(default.validate_every, int(steps or default.steps))),
     )

@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import nn
 
+from spatia_model.devices import computes_bfloat16
+from spatia_model.training import optimizer as module
 from spatia_model.training.loop import LoopConfig, fit
-from spatia_model.training.optimizer import ADAMW_SHARE, MuonAdamW
+from spatia_model.training.optimizer import ADAMW_SHARE, Float32Muon, MuonAdamW
 from tests.spatia_model.training.toy import ToyStage, config
 
 
@@ -40,10 +42,13 @@ def orthogonal(gradient: torch.Tensor) -> torch.Tensor:
     return x.T if tall else x
 
 
-def test_a_step_equals_its_definition():
+@pytest.mark.parametrize(("pays", "off"), [(True, 0.1), (False, 1e-4)], ids=["bfloat16", "float32"])
+def test_a_step_equals_its_definition(pays: bool, off: float, monkeypatch):
     """Matrices and convolutions move by the orthogonalised Nesterov momentum, the rest by AdamW; the frozen stays."""
+    monkeypatch.setattr(module, "computes_bfloat16", lambda device: pays)
     model, plain = Mixed(), Mixed()
     optimizer = MuonAdamW(model, lr=0.05, weight_decay=0.0)
+    assert isinstance(optimizer.muon, Float32Muon) is not pays
     rest = [plain.conv.bias, plain.words.weight, plain.out.bias, plain.scale_shift_table]
     adamw = torch.optim.AdamW(rest, lr=0.05 * ADAMW_SHARE, betas=(0.9, 0.95), weight_decay=0.0)
     momentum = {"conv": torch.zeros(6, 27), "out": torch.zeros(4, 6)}
@@ -64,12 +69,37 @@ def test_a_step_equals_its_definition():
                 update = orthogonal(gradient.lerp(buffer, 0.95)).float() * max(1.0, weight.shape[0] / gradient.shape[1]) ** 0.5
                 weight -= 0.05 * update.view_as(weight)
         for (name, found), (_, expected) in zip(model.named_parameters(), plain.named_parameters(), strict=True):
-            if name in ("conv.weight", "out.weight"):  # the library iterates in bfloat16
+            if name in ("conv.weight", "out.weight"):
                 moved, meant = found - before[name], expected - before[name]
-                assert float((moved - meant).detach().norm() / meant.detach().norm()) < 0.1, name
+                assert float((moved - meant).detach().norm() / meant.detach().norm()) < off, name
             else:
                 torch.testing.assert_close(found, expected, atol=1e-6, rtol=0, msg=name)
     assert torch.equal(model.frozen.weight, Mixed().frozen.weight)
+
+
+def test_both_kinds_read_each_others_state_and_decay_alike(monkeypatch):
+    """A run begun on one machine goes on on another."""
+    moved = []
+    for first, then in ((True, False), (False, True)):
+        model, x = Mixed(), torch.randn(2, 3, 5, 5, generator=torch.Generator().manual_seed(0))
+        state = None
+        for pays in (first, then):
+            monkeypatch.setattr(module, "computes_bfloat16", lambda device, pays=pays: pays)
+            optimizer = MuonAdamW(model, lr=0.05, weight_decay=0.5)
+            if state is not None:
+                optimizer.load_state_dict(state)
+            optimizer.zero_grad()
+            model(x, torch.tensor([1, 2])).backward()
+            optimizer.step()
+            state = optimizer.state_dict()
+        moved.append((model.conv.weight - Mixed().conv.weight).detach())
+    assert float((moved[0] - moved[1]).norm() / moved[0].norm()) < 0.1
+
+
+def test_what_imitates_bfloat16_is_a_cpu_without_it(monkeypatch):
+    for supported in (True, False):
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda supported=supported: {"avx512_bf16": supported})
+        assert computes_bfloat16("cpu") is supported and computes_bfloat16("cuda:0") is True
 
 
 def test_rates_follow_set_lr():
