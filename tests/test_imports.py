@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # A part of spatia_model may use its own layer and those below.
 LAYERS = [
-    {"types", "config", "geometry"},
+    {"types", "config", "devices", "geometry"},
     {"memory", "perception", "generator", "worlds"},
     {"world_model", "world_steps", "workers", "world_state", "model_folder", "release_world", "release_folder"},
     {"data", "training", "evaluation"},
