@@ -54,7 +54,7 @@ class PerceptionStage:
         stills: int = 3,
         first: float = 0.6,
         remembered: float = 0.35,
-        other_looks: float = 0.6,
+        other_looks: float = 0.4,
     ):
         self.model = CompactPerception(config)
         self.windows, self.validation, self.pool, self.views = windows, validation, pool, views
@@ -76,7 +76,9 @@ class PerceptionStage:
         relative = (over.clamp(max=LOST).exp() - 1).abs()  # a lamp taken for sky is 50 times too far, and a hole in the map
         likelihood = error.detach() * (-log_scale).exp() + log_scale  # tells how sure, not how far: else sure pixels drown the rest
         motion = F.binary_cross_entropy_with_logits(logit, dynamic, weight=1 + 2 * dynamic)
-        edges = sum((log_depth - log_truth).diff(dim=d).abs().mean() for d in (1, 2))
+        # only between pixels whose depth is known: else what is flat by chance would teach that clutter is flat
+        both = [known.narrow(d, 1, known.shape[d] - 1) * known.narrow(d, 0, known.shape[d] - 1) for d in (1, 2)]
+        edges = sum(((log_depth - log_truth).diff(dim=d).abs() * pair).mean() for d, pair in zip((1, 2), both, strict=True))
         loss = (likelihood * known).mean() * 0.3 + ((error * 2 + relative) * known).mean() + 0.5 * edges + 2.0 * motion
         known_error = float((error * known).detach().sum() / known.sum().clamp_min(1))
         return loss, {"log_error": known_error, "motion": float(motion.detach())}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from spatia_model.config import MiniConfig, mini_camera
 from spatia_model.data.procedural import ClipFolder
@@ -187,6 +188,28 @@ def test_stills_never_move_and_keep_the_memory_s_depth(run):
         shown = 3.0 * x[:, 6].exp()
         assert known.sum() == 0 or ((shown - depth).abs() / depth)[known > 0].mean() < 0.05
     assert any(known.sum() for *_, known in seen)
+
+
+def test_where_depth_is_not_known_none_is_taught(run):
+    """A picture of nothing in particular without a memory says nothing of depth, of its edges neither."""
+    stage = perception_stage(run)
+    stage.batch, stage.stills = 0, 1
+    learned = []
+
+    def says(x):
+        outputs = [torch.zeros(1, 32, 32, requires_grad=True) for _ in range(3)]
+        learned.append((x[:, 7] > 0.5, outputs))
+        return tuple(outputs)
+
+    stage.model.forward = says
+    for step in range(10):
+        stage.loss(*draw(step))[0].backward()
+    assert {bool(mask.any()) for mask, _ in learned} == {True, False}
+    for mask, (log_depth, log_scale, logit) in learned:
+        unknown = ~F.max_pool2d(mask.float()[None], 3, 1, 1)[0].bool()  # a known pixel's neighbours have an edge with it
+        assert log_depth.grad[unknown].abs().sum() == 0 and log_scale.grad[~mask].abs().sum() == 0
+        assert not mask.any() or log_depth.grad[mask].abs().sum() > 0
+        assert logit.grad.abs().min() > 0  # that nothing moves is taught everywhere
 
 
 def test_a_zoomed_sample_is_what_a_narrower_camera_would_see():
