@@ -138,7 +138,7 @@ class WorldEnv(gym.Env[Any, Any]):
     def step_routine(self, action: Any) -> Routine:
         """`step` as a routine (see `spatia_env.episode`)."""
         before = self._running_episode("step")
-        plan = self.motion.plan(action, before.state.T_world_camera[-1])
+        plan = self._planned(action, before.state)
         self._name_unknown_words(plan.text)
         self._tell_what_is_cut(getattr(before.state, "prompt", ""), plan.text)
         plan, collided = self._walkable(before.state, plan)
@@ -304,6 +304,14 @@ class WorldEnv(gym.Env[Any, Any]):
         return solid.MemoryObstacles(state.memory, centre, reach, self.body_radius, getattr(state, "entities", None))
 
     # -- small things --------------------------------------------------------------------------------
+
+    def _planned(self, action: Any, state: Any) -> Plan:
+        """The action as a path, level where the world is: +y of a world that began with a tilted picture is not down."""
+        here, turn = state.T_world_camera[-1], getattr(state, "T_level_world", None)
+        if turn is None:
+            return self.motion.plan(action, here)
+        plan = self.motion.plan(action, turn @ here)
+        return replace(plan, T_world_camera=turn.inverse() @ plan.T_world_camera)
 
     def _walkable(self, state: Any, plan: Plan) -> tuple[Plan, bool]:
         """The plan as far as a body can go, and whether it hit something."""

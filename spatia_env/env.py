@@ -63,7 +63,8 @@ class SpatiaEnv(WorldEnv):
     observation, which becomes a `Dict` with the frame under "image", and to info.
 
     ## Start
-    The camera stands at the origin and looks into the picture: `poses[-1]` is the identity. `reset(seed=...)` seeds every
+    The camera stands at the origin and looks into the picture: `poses[-1]` is the identity. Whether it looked up or down is guessed from
+    the picture (`state.T_level_world`); depth, what moves and `SpatiaNav-v0`'s level motions go by that. `reset(seed=...)` seeds every
     random draw of the episode: same machine, seed and actions give the same frames.
 
     ## End of an episode

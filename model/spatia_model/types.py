@@ -119,3 +119,4 @@ class WorldState:
     rng_state: torch.Tensor  # uint8 state of the CPU generator all noise is drawn from
     entities: Entities | None = None  # what moves, kept beside the memory; None: the tier leaves it to the generator
     surroundings: PointMemory | None = None  # what is taken to lie where the memory has no points; None: that, too, is left to it
+    T_level_world: torch.Tensor | None = None  # (4, 4) float64: turns the world so that +y is down; None: it is

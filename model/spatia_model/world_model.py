@@ -34,7 +34,7 @@ from spatia_model.memory.surroundings import completed, surroundings_of
 from spatia_model.perception.protocols import Perceiver
 from spatia_model.types import Camera, Clip, Conditioning, Perception, Projection, WorldState
 from spatia_model.workers import each, workers_for
-from spatia_model.world_steps import checked_path, concatenate, empty_projection, fitted, generator_of, select
+from spatia_model.world_steps import checked_path, concatenate, empty_projection, fitted, generator_of, guessed_level, levelled, select
 
 FIRST_CONFIDENCE = 1.0
 ASIDE = 4  # pixels around a first picture's entities that are taken for theirs: what a mask misses would stay behind as a stain
@@ -139,14 +139,16 @@ class WorldModel:
             prompt: what the world is like; added to every clip's text.
             seed: of all noise that will be drawn for this world.
             camera: intrinsics of the middle square (any resolution); None: the tier's field of view.
-            T_world_camera: (4, 4) pose of the picture; None: identity, the camera level at the origin.
+            T_world_camera: (4, 4) pose of the picture, +y of the world down; None: identity, and how far from level that is is guessed
+                by the perceiver, if it can (`WorldState.T_level_world`).
         """
         size = self.config.image_size
         frame = fit_image(image, size)[None]
         camera = self.camera if camera is None else resize(camera, size, size)
         pose = torch.eye(4, dtype=torch.float64) if T_world_camera is None else torch.as_tensor(T_world_camera, dtype=torch.float64)
         path = checked_path(pose[None], 1)
-        perception = self.perceiver.perceive(frame, path, camera)
+        T_level_world = guessed_level(self.perceiver, frame, camera) if T_world_camera is None else None
+        perception = self.perceiver.perceive(frame, levelled(path, T_level_world), camera)
         # The first picture's depth, right or wrong, is what this world's geometry means: all of it enters the map.
         # What lies between two surfaces, where a blurred depth edge would hang it in the air, goes to the one it looks like.
         out = flying_pixels(perception.depth, self.mapping.edge_threshold, self.mapping.sky_depth)
@@ -167,7 +169,7 @@ class WorldModel:
         around = None
         if self.config.surroundings:
             far = torch.where(perception.depth >= self.mapping.sky_depth, self.mapping.sky_distance, perception.depth)
-            around = surroundings_of(background[0], far[0], path[0], camera, self.config.voxel_size)
+            around = surroundings_of(background[0], far[0], path[0], camera, self.config.voxel_size, T_level_world)
         return WorldState(
             camera=camera,
             memory=memory,
@@ -182,6 +184,7 @@ class WorldModel:
             rng_state=torch.Generator().manual_seed(seed).get_state(),
             entities=entities,
             surroundings=around,
+            T_level_world=T_level_world,
         )
 
     def advance(self, state: WorldState, path: torch.Tensor, text: str = "", memory: bool = True) -> tuple[WorldState, Clip]:
@@ -280,7 +283,7 @@ class WorldModel:
         if state.surroundings is not None:
             shown = completed(projection, state.surroundings, path, state.camera, threads)
         if self.planner is not None and state.entities is not None and len(state.entities):
-            way = self.planner.plan(state.entities, join_texts(state.prompt, text), state.T_world_camera[-1])
+            way = self.planner.plan(state.entities, join_texts(state.prompt, text), state.T_world_camera[-1], state.T_level_world)
             layer = unhidden(state.entities.project(way, path, state.camera), projection)
         return _Job(state, path, text, projection, references, way, layer, shown)
 
@@ -309,7 +312,8 @@ class WorldModel:
         """Geometry and motion of the new frames."""
         gap, h = self.config.motion_gap, self.config.history_frames
         earlier = torch.cat([job.state.frames, frames])[h - gap : h - gap + len(frames)]
-        return self.perceiver.perceive(frames, job.path, job.state.camera, job.seen if memory else None, earlier)
+        path = levelled(job.path, job.state.T_level_world)
+        return self.perceiver.perceive(frames, path, job.state.camera, job.seen if memory else None, earlier)
 
     def _remember(
         self, job: _Job, frames: torch.Tensor, perception: Perception, rng: torch.Generator, memory: bool
@@ -341,6 +345,7 @@ class WorldModel:
             rng_state=rng.get_state(),
             entities=entities,
             surroundings=state.surroundings,
+            T_level_world=state.T_level_world,
         )
         return new, Clip(frames, path, state.camera, projection, perception, references, job.text)
 

@@ -110,6 +110,8 @@ def _exchange(new: Path, folder: Path) -> None:
 def _tensors(state: WorldState) -> dict[str, torch.Tensor]:
     tensors = {name: getattr(state, name) for name in _PLAIN}
     tensors["K"] = state.camera.K
+    if state.T_level_world is not None:
+        tensors["T_level_world"] = state.T_level_world
     for name in _PROJECTION:
         tensors[f"projection.{name}"] = getattr(state.frames_projection, name)
     if state.entities is not None:
@@ -139,5 +141,6 @@ def _state(described: dict, tensors: dict[str, torch.Tensor], memory: PointMemor
         frame_count=int(described["frame_count"]),
         entities=Entities(*(tensors[f"entities.{name}"] for name in _ENTITIES)) if "entities.past" in tensors else None,
         surroundings=surroundings,
+        T_level_world=tensors.get("T_level_world"),
         **{name: tensors[name] for name in _PLAIN},
     )

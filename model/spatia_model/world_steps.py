@@ -38,6 +38,21 @@ def fitted(frames: Any, size: int | tuple[int, int]) -> torch.Tensor:
     return torch.stack([fit_image(frame, size) for frame in frames])
 
 
+def guessed_level(perceiver: Any, frame: torch.Tensor, camera: Camera) -> torch.Tensor | None:
+    """T_level_world (4, 4) of a world whose first camera is its origin: what the perceiver takes that camera's pitch to be.
+
+    None when it has no view (it has no `pitch_of`) or takes it for level.
+    """
+    guess = getattr(perceiver, "pitch_of", None)
+    pitch = 0.0 if guess is None else guess(frame, camera)
+    return se3.exp(torch.tensor([0, 0, 0, pitch, 0, 0], dtype=torch.float64)) if pitch else None
+
+
+def levelled(path: torch.Tensor, T_level_world: torch.Tensor | None) -> torch.Tensor:
+    """T_world_camera (T, 4, 4) in a frame whose +y is down."""
+    return path if T_level_world is None else T_level_world @ path
+
+
 def generator_of(state: torch.Tensor) -> torch.Generator:
     generator = torch.Generator()
     generator.set_state(state)

@@ -1,6 +1,8 @@
-"""`observe`: an env's world told by a recording, against the world model told the same."""
+"""What an env passes on to its world: recordings, against the world model told the same; and motions, level where the world is."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from gymnasium.error import ResetNeeded
 
 from spatia_env import SpatiaEnv, SpatiaNavEnv
 from spatia_env.truth import SpatiaTruthEnv
+from spatia_model.worlds.trajectories import pose_from
 from tests.conftest import needs_weights
 
 STEP = {"camera": np.array([0, 0, 0.5, 0, 0.5, 0], np.float32), "text": ""}
@@ -101,3 +104,20 @@ def test_poses_that_are_no_poses_are_the_worlds_to_refuse(model):
     with pytest.raises(ValueError, match="T_world_camera|path|finite"):
         env.observe(frames[1:], poses[1:] * np.nan)
     assert env.state is before
+
+
+@pytest.mark.parametrize("env_class", [SpatiaNavEnv, SpatiaEnv])
+def test_level_motions_are_level_where_the_first_picture_was_tilted(env_class, fake, picture):
+    env = env_class(image=picture, model=fake)
+    env.reset(seed=0)
+    turn = pose_from(0, 0, 0, 0, -0.4, 0)  # it looked down
+    env._episode = replace(env._episode, state=replace(env.state, T_level_world=turn))
+    path = env.step(0 if env_class is SpatiaNavEnv else STEP)[4]["poses"]
+    fallen = (turn.numpy() @ path)[:, 1, 3]
+    if env_class is SpatiaNavEnv:
+        np.testing.assert_allclose(fallen, 0, atol=1e-9)
+        np.testing.assert_allclose(np.linalg.norm(path[-1, :3, 3]), 0.25, atol=1e-6)
+    else:  # the camera's own axes: nothing has changed
+        env.reset(seed=0)
+        np.testing.assert_allclose(path, env.step(STEP)[4]["poses"], atol=1e-9)
+        assert fallen[-1] > 0.05

@@ -60,7 +60,7 @@ class Mirror:
 class Way:
     """Half a metre to the right for "right", else to the left."""
 
-    def plan(self, entities, text: str, T_world_camera: torch.Tensor) -> torch.Tensor:
+    def plan(self, entities, text: str, T_world_camera: torch.Tensor, T_level_world: torch.Tensor | None = None) -> torch.Tensor:
         way = torch.zeros(len(entities), T, 3)
         way[..., 0] = torch.linspace(0.5 / T, 0.5, T) * (1 if "right" in text else -1)
         return way
@@ -153,7 +153,7 @@ def test_out_of_view_it_stays_where_it_went():
 
 
 class Still:
-    def plan(self, entities, text, T_world_camera):
+    def plan(self, entities, text, T_world_camera, T_level_world=None):
         return torch.zeros(len(entities), T, 3)
 
 

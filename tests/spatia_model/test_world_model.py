@@ -13,6 +13,7 @@ from PIL import Image
 from spatia_model.geometry.camera import camera_from_fov
 from spatia_model.types import Conditioning, WorldState
 from spatia_model.world_model import WorldModel
+from spatia_model.world_steps import levelled
 from tests.spatia_model.tiny import CONFIG, SEED, SIZE, picture, tiny_model, walk
 
 H, T = CONFIG.history_frames, CONFIG.frames_per_clip
@@ -175,7 +176,8 @@ def test_the_generator_is_shown_history_memory_and_references(model, first):
     assert 0 < len(clip.references) <= CONFIG.max_references
     assert torch.equal(given.references, torch.stack([k.frame for k in state.keyframes.get(clip.references)]))
     (frames, path, _, prior, earlier) = perceiver.calls[0]
-    assert torch.equal(frames, clip.frames) and torch.equal(path, walk(1)) and torch.equal(prior.rgb, expected.rgb)
+    assert torch.equal(frames, clip.frames) and torch.equal(path, levelled(walk(1), state.T_level_world))
+    assert torch.equal(prior.rgb, expected.rgb)
     gap = CONFIG.motion_gap
     assert torch.equal(earlier, torch.cat([state.frames[-gap:], clip.frames[:-gap]]))
     assert after.clip_count == 2

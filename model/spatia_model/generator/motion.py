@@ -69,14 +69,15 @@ class MotionPlanner(nn.Module):
         return self.way(self.layers(x, src_key_padding_mask=ignore)[:, 0]).unflatten(-1, (self.config.frames, 3))
 
     @torch.inference_mode()
-    def plan(self, entities: Entities, text: str, T_world_camera: torch.Tensor) -> torch.Tensor:
+    def plan(self, entities: Entities, text: str, T_world_camera: torch.Tensor, T_level_world: torch.Tensor | None = None) -> torch.Tensor:
         """(E, frames, 3) float32: metres in the world by which each entity will have moved, frame by frame, as the text has it.
 
-        `T_world_camera` (4, 4): where the camera is when the clip begins.
+        `T_world_camera` (4, 4): where the camera is when the clip begins; `T_level_world` (4, 4), where +y of the world is not down.
         """
         if not len(entities):
             return torch.zeros(0, self.config.frames, 3)
-        R_level_world = level(T_world_camera)
+        turn = torch.eye(4, dtype=torch.float64) if T_level_world is None else T_level_world
+        R_level_world = level(turn @ T_world_camera.double()) @ turn[:3, :3]
         places = (entities.centres.double() - T_world_camera[:3, 3]) @ R_level_world.T
         past = entities.past.double() @ R_level_world.T * entities.watched[:, None, None]
         given = features(entities.shades, entities.spreads, places.float(), past.float(), entities.watched)

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from scipy import ndimage
 
+from spatia_model.geometry import se3
 from spatia_model.geometry.camera import unproject
 from spatia_model.geometry.neighbours import opened
 from spatia_model.memory.point_memory import PointMemory
@@ -35,7 +36,12 @@ THICK = 0.06  # share of its height within which a point lies on the floor
 
 
 def surroundings_of(
-    frame: torch.Tensor, depth: torch.Tensor, T_world_camera: torch.Tensor, camera: Camera, voxel_size: float
+    frame: torch.Tensor,
+    depth: torch.Tensor,
+    T_world_camera: torch.Tensor,
+    camera: Camera,
+    voxel_size: float,
+    T_level_world: torch.Tensor | None = None,
 ) -> PointMemory:
     """Points all around a first picture.
 
@@ -44,11 +50,14 @@ def surroundings_of(
         depth: (H, W) float32 metres, z-depth.
         T_world_camera: (4, 4), +y of the world is down.
         voxel_size: metres, as the map's.
+        T_level_world: (4, 4), where +y of the world is not down: turns it so.
 
     Returns:
         A map of its own; empty for a picture that looks steeply up or down.
     """
     empty = PointMemory.empty(voxel_size)
+    if T_level_world is not None:
+        T_world_camera = T_level_world @ T_world_camera
     pose, centre = T_world_camera[None], T_world_camera[:3, 3].float()
     ahead = T_world_camera[:3, 2].float()
     if abs(float(ahead[1])) > math.sin(STEEPEST):
@@ -80,6 +89,8 @@ def surroundings_of(
             colors.append(hues)
             sizes.append(torch.full((len(spots),), TEXEL))
     spots, hues, wide = torch.cat(places) + centre, torch.cat(colors), torch.cat(sizes)
+    if T_level_world is not None:
+        spots = se3.transform_points(se3.inverse(T_level_world), spots.double()).float()
     return empty.fuse(spots, hues, torch.ones(len(spots)), 0, wide)
 
 

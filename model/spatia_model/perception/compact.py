@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from spatia_model.geometry import se3
 from spatia_model.geometry.camera import pixel_rays
 from spatia_model.geometry.neighbours import opened
 from spatia_model.geometry.planes import continued
@@ -24,6 +25,9 @@ TYPICAL_DEPTH = 3.0  # metres, the network's guess before it has looked
 MAX_DEPTH = 60.0
 GAINS = (0.7, 0.85, 1.0, 1.2)  # of a first picture's exposure, over which looks are averaged
 SUSPICION = 0.6  # log odds added where only looks tell: a thing overlooked can never move, one taken wrongly merely may
+PITCHES = tuple(range(-40, 26, 5))  # degrees up that a picture's camera may have been held at, where nobody says
+USUAL_PITCH, PITCH_SPREAD = -4.0, 12.0  # degrees: how cameras are held
+PITCH_TELLS = 10.0  # by how much the network's doubt outweighs that
 CONFIDENT_ERROR = 0.1  # "confident" means a relative depth error below this
 
 
@@ -137,6 +141,24 @@ class CompactPerception(nn.Module):
             gate = gate + (out[:, 5] - 2).sigmoid() * (1 - mask) * (prior != 0)
         log_depth = gate * (prior + math.log(TYPICAL_DEPTH) + 0.3 * out[:, 4]) - (1 - gate) * inverse.log()
         return tuple(v[:, : size[0], : size[1]] for v in (log_depth, out[:, 6].clamp(-4, 2), out[:, 7]))  # type: ignore[return-value]
+
+    def pitch_of(self, frame: torch.Tensor, camera: Camera) -> float:
+        """How far up a picture's camera looked, in radians (a floor seen from above: negative), when nobody knows.
+
+        The network is told which way every ray points, and looks sure when that fits what it sees: floors lie below the horizon. So the
+        picture is looked at as if taken at one pitch after the other, and the least doubt wins, with a word for the usual ones.
+
+        Args:
+            frame: (1, H, W, 3) uint8.
+            camera: its intrinsics.
+        """
+        tilts = torch.tensor(PITCHES, dtype=torch.float64).deg2rad()
+        poses = se3.exp(F.pad(tilts[:, None], (3, 2)))
+        x = stack_inputs(frame.expand(len(PITCHES), -1, -1, -1), poses, camera, None, None, self.config.extends)
+        with torch.inference_mode():
+            doubt = self(x.to(self.stem.weight))[1].float().mean((1, 2)).cpu()
+        unusual = (torch.tensor(PITCHES) - USUAL_PITCH) ** 2 / (2 * PITCH_SPREAD**2)
+        return float(tilts[int((PITCH_TELLS * doubt + unusual).argmin())])
 
     def _look_again(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """`forward` of inputs that nothing but their looks tells about: the mean over what they look like mirrored, darker and brighter.
