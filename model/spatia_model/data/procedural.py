@@ -24,7 +24,6 @@ from safetensors.torch import save_file
 
 from spatia_model.config import FRAME_RATE, MiniConfig, mini_camera
 from spatia_model.worlds import World
-from spatia_model.worlds.landscapes import landscape, standpoint
 from spatia_model.worlds.trajectories import pose_from, sample_path
 from spatia_model.worlds.watching import watching_walk
 
@@ -54,13 +53,6 @@ def views(seed: int, count: int, config: MiniConfig, anywhere: bool = True) -> t
     poses = torch.stack([(_anywhere if anywhere and i % 2 else World.start_pose)(world, rng) @ tilt for i, tilt in enumerate(tilts)])
     times = torch.from_numpy(rng.uniform(0, 48, count))
     return _pictures(world, poses, times, config), {"seed": str(seed)}
-
-
-def landscapes(seed: int, count: int, config: MiniConfig) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """`count` pictures of open country: what photographs show and the worlds that are walked in do not."""
-    world, rng = landscape(seed), np.random.default_rng([seed, 37])
-    poses = torch.stack([standpoint(world, rng) for _ in range(count)])
-    return _pictures(world, poses, torch.zeros(count), config), {"seed": str(seed)}
 
 
 def _anywhere(world: World, rng: np.random.Generator) -> torch.Tensor:
@@ -96,7 +88,7 @@ def _make(args: tuple[int, int, MiniConfig, Path, str]) -> None:
     torch.set_num_threads(1)
     path = directory / f"{seed:07d}.safetensors"
     if not path.exists():
-        write_atomic(path, *{"walk": walk, "watch": watch, "views": views, "landscapes": landscapes}[kind](seed, clips, config))
+        write_atomic(path, *{"walk": walk, "watch": watch, "views": views}[kind](seed, clips, config))
 
 
 def make_walks(
@@ -104,7 +96,7 @@ def make_walks(
 ) -> None:
     """Render the worlds of `seeds` into `directory`; files that exist are kept, so an interrupted run goes on.
 
-    `kind`: "walk", "watch", "views" or "landscapes", the function of that name; of the last two, `clips` says how many pictures.
+    `kind`: "walk", "watch" or "views", the function of that name; of views, `clips` says how many.
     """
     directory.mkdir(parents=True, exist_ok=True)
     jobs = [(seed, clips, config or MiniConfig(), directory, kind) for seed in seeds]

@@ -41,7 +41,6 @@ def add_arguments(parser: argparse.ArgumentParser, preset: bool = True) -> None:
     parser.add_argument(
         "--views", type=int, help="still more worlds, of which perception sees six pictures each (default: as many as --worlds)"
     )
-    parser.add_argument("--landscapes", type=int, help="and of so many landscapes, too (default: as many as --views)")
     parser.add_argument("--validation-worlds", type=int, default=24, help="worlds with seeds from 1,000,000 up")
     parser.add_argument("--pictures", type=int, default=1500, help="still pictures for the VAE and perception")
     parser.add_argument("--clips", type=int, default=4, help="clips per world")
@@ -58,12 +57,11 @@ def add_arguments(parser: argparse.ArgumentParser, preset: bool = True) -> None:
 
 def run(args: argparse.Namespace) -> int:
     args.watched, args.views = (args.worlds if given is None else given for given in (args.watched, args.views))
-    args.landscapes = args.views if args.landscapes is None else args.landscapes
-    counts = (args.worlds - 1, args.watched, args.views, args.landscapes, args.seed)
+    counts = (args.worlds - 1, args.watched, args.views, args.seed)
     if min(counts) < 0 or sum(counts) >= VALIDATION_SEED:
         raise ValueError(
             f"training seeds lie in 0..999,999, and every world has its own: --seed {args.seed} --worlds {args.worlds} "
-            f"--watched {args.watched} --views {args.views} --landscapes {args.landscapes} leaves that range"
+            f"--watched {args.watched} --views {args.views} leaves that range"
         )
     if args.processes < 1:
         raise ValueError(f"--processes must be at least 1, got {args.processes}")

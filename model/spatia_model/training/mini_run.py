@@ -57,9 +57,7 @@ def data(out: Path, args: argparse.Namespace) -> None:
     first = args.seed + args.worlds
     make_walks(out / "walks", range(args.seed, first), args.clips, MINI, args.processes)
     make_walks(out / "walks", range(first, first + args.watched), WATCHED_CLIPS, MINI, args.processes, "watch")
-    last = first + args.watched + args.views
-    make_walks(out / "views", range(first + args.watched, last), VIEWS, MINI, args.processes, "views")
-    make_walks(out / "views", range(last, last + args.landscapes), VIEWS, MINI, args.processes, "landscapes")
+    make_walks(out / "views", range(first + args.watched, first + args.watched + args.views), VIEWS, MINI, args.processes, "views")
     make_windows(out / "walks", out / "windows", MINI, args.processes)
 
 

@@ -21,7 +21,6 @@ from spatia_model.geometry.camera import resize, unproject
 from spatia_model.geometry.neighbours import opened
 from spatia_model.geometry.visibility import frontmost_points
 from spatia_model.perception.compact import CompactPerception, CompactPerceptionConfig, stack_inputs
-from spatia_model.training.looks import developed, reskinned
 from spatia_model.training.loop import device_of
 from spatia_model.training.pictures import PicturePool
 from spatia_model.types import Camera, Projection
@@ -35,8 +34,7 @@ class PerceptionStage:
     """Laplace likelihood of log depth, cross-entropy of motion.
 
     Args:
-        views: pictures of more worlds; a share `first` of the batch is drawn from them, `remembered` of these with part of it in the map,
-            a share `other_looks` with other skins, and as many as another camera would have taken them.
+        views: pictures of more worlds; a share `first` of the batch is drawn from them, `remembered` of these with part of it in the map.
         batch, stills: samples from worlds and of pictures of nothing in particular, per step.
     """
 
@@ -54,13 +52,12 @@ class PerceptionStage:
         stills: int = 3,
         first: float = 0.6,
         remembered: float = 0.35,
-        other_looks: float = 0.4,
     ):
         self.model = CompactPerception(config)
         self.windows, self.validation, self.pool, self.views = windows, validation, pool, views
         self.mini = mini or MiniConfig()
         self.camera = mini_camera(self.mini)
-        self.batch, self.stills, self.first, self.remembered, self.other_looks = batch, stills, first, remembered, other_looks
+        self.batch, self.stills, self.first, self.remembered = batch, stills, first, remembered
 
     def loss(self, rng: np.random.Generator, generator: torch.Generator, step: int) -> tuple[torch.Tensor, dict[str, float]]:
         def sample():
@@ -109,10 +106,6 @@ class PerceptionStage:
         i = int(rng.integers(handle.get_slice("rgb").get_shape()[0]))
         rgb, depth, dynamic, pose = (handle.get_slice(name)[i : i + 1] for name in ("rgb", "depth", "dynamic", "T_world_camera"))
         rgb, depth, projection = _expose(rgb, _gain(rng)), depth.float(), None
-        if rng.random() < self.other_looks:
-            rgb = reskinned(rng, rgb, depth, dynamic, pose, self.camera)
-        if rng.random() < self.other_looks:
-            rgb = developed(rng, rgb)
         if rng.random() < self.remembered:
             projection = partly_remembered(rng, rgb, depth, dynamic, pose, self.camera)
             rgb = degrade(rng, rgb)

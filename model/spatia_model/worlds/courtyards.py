@@ -8,7 +8,7 @@ import numpy as np
 
 from spatia_model.worlds import garden
 from spatia_model.worlds import textures as tx
-from spatia_model.worlds.layout import Plan, daylight, door, furnish, mood, partitions, side_pose
+from spatia_model.worlds.layout import Plan, door, furnish, mood, partitions, side_pose
 from spatia_model.worlds.palette import foliage, ground_material, paint, pick_color, stone, vary, wall_material, wood
 from spatia_model.worlds.scene import Material, Piece, Scene
 
@@ -41,7 +41,17 @@ def build_courtyard(rng: np.random.Generator) -> tuple[Scene, Plan]:
         far = max(hx, hz) + float(rng.uniform(2.5, 7.0))
         scene.add(garden.tree(rng), far * math.cos(a), far * math.sin(a))
     furnish(scene, plan, rng, garden.OUTDOORS, int(np.clip(width * depth * 0.13, 8, 16)), 0.5)
-    daylight(scene, rng, floor, sun, strength)
+    if strength > 0:
+        low = sun[1] > -0.42
+        color = (3.0, 2.1, 1.25) if low else (3.0, 2.75, 2.35)
+        scene.light(tuple(sun), (strength * color[0], strength * color[1], strength * color[2]), point=False)
+    env = scene.env
+    bright = 1.0 if strength == 0 else 0.62
+    dome = (env[0, :3] + env[1, :3]) * 0.5
+    dome = dome / dome.mean() * bright
+    env[2] = [*(0.5 * dome + 0.5 * bright), 0.8]
+    env[3] = [*(np.square(floor.a) * bright * 0.7 + 0.08), float(rng.choice([0.002, 0.006, 0.015]))]
+    env[4, :3] *= 1.1
     return scene, plan
 
 

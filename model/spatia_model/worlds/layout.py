@@ -207,21 +207,6 @@ def mood(scene: Scene, rng: np.random.Generator, outdoors: bool) -> tuple[np.nda
     return sun, strength
 
 
-def daylight(scene: Scene, rng: np.random.Generator, ground: Material, sun: np.ndarray, strength: float) -> None:
-    """Out of doors, once all stands: the sun, the dome's light, and what the ground throws back."""
-    env = scene.env
-    if strength > 0:
-        low = sun[1] > -0.42
-        color = (3.0, 2.1, 1.25) if low else (3.0, 2.75, 2.35)
-        scene.light(tuple(sun), (strength * color[0], strength * color[1], strength * color[2]), point=False)
-    bright = 1.0 if strength == 0 else 0.62
-    dome = (env[0, :3] + env[1, :3]) * 0.5
-    dome = dome / dome.mean() * bright
-    env[2] = [*(0.5 * dome + 0.5 * bright), 0.8]
-    env[3] = [*(np.square(ground.a) * bright * 0.7 + 0.08), float(rng.choice([0.002, 0.006, 0.015]))]
-    env[4, :3] *= 1.1
-
-
 def partitions(scene: Scene, plan: Plan, rng: np.random.Generator, material: Material) -> None:
     """Walls inside the place: a stub, a corner, or a whole wall with a doorway, so that there are places not yet seen."""
     what = str(rng.choice(["none", "stub", "stub", "corner", "doorway", "doorway"]))

@@ -86,18 +86,17 @@ class World:
         found: list[Mover] = []
         colors = [str(c) for c in rng.permutation(list(captions.MOVER_COLORS))]
         for color in colors[:count]:
-            probe = World.assemble(seed, scene, plan, ())
+            probe = World._assemble(seed, scene, plan, ())
             mover = place_mover(rng, probe.static_sdf, plan, str(rng.choice(MOTIONS, p=[0.4, 0.25, 0.2, 0.15])), color, found)
             if mover is None:
                 continue
             if mover.motion == "swing" and kind == "courtyard":
                 scene.add(swing_frame(rng, mover), mover.anchor[0], mover.anchor[2], -mover.heading)
             found.append(mover)
-        return World.assemble(seed, scene, plan, tuple(found))
+        return World._assemble(seed, scene, plan, tuple(found))
 
     @staticmethod
-    def assemble(seed: int, scene: Scene, plan: Plan, movers: tuple[Mover, ...]) -> World:
-        """A world of what a scene holds; `seed` is only its name."""
+    def _assemble(seed: int, scene: Scene, plan: Plan, movers: tuple[Mover, ...]) -> World:
         rows: list = []
         for i, mover in enumerate(movers):
             rows += mover.parts(scene.materials, i)

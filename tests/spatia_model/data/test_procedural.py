@@ -11,9 +11,8 @@ from safetensors.torch import save_file
 
 from spatia_model.config import FRAME_RATE, MiniConfig, mini_camera
 from spatia_model.data import procedural
-from spatia_model.data.procedural import ClipFolder, landscapes, make_walks, run_jobs, views, walk, watch, write_atomic
+from spatia_model.data.procedural import ClipFolder, make_walks, run_jobs, views, walk, watch, write_atomic
 from spatia_model.worlds import World
-from spatia_model.worlds.landscapes import landscape
 
 SEED = 2_000_000
 CONFIG = MiniConfig(image_size=32)
@@ -69,15 +68,6 @@ def test_views_are_pictures_of_one_world_from_many_places(tmp_path):
     assert bool(world.is_free(poses[:, :3, 3], 0.3).all())
     assert float((poses[1:, :3, 3] - poses[:1, :3, 3]).norm(dim=-1).min()) > 0.1  # from different places
     assert all(torch.equal(views(SEED, 3, CONFIG)[0][name], tensor) for name, tensor in held.items())
-
-
-def test_landscapes_are_pictures_of_open_country(tmp_path):
-    make_walks(tmp_path, range(SEED, SEED + 1), clips=3, config=CONFIG, kind="landscapes")
-    with safe_open(tmp_path / f"{SEED}.safetensors", framework="pt") as file:
-        held = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    truth = landscape(SEED).render(held["T_world_camera"], mini_camera(CONFIG), torch.zeros(3), threads=1)
-    assert torch.equal(held["rgb"], truth.rgb) and torch.equal(held["depth"], truth.depth.half()) and not bool(held["dynamic"].any())
-    assert all(torch.equal(landscapes(SEED, 3, CONFIG)[0][name], tensor) for name, tensor in held.items())
 
 
 def test_an_interrupted_run_goes_on(tmp_path, monkeypatch):
