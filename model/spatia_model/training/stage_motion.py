@@ -1,7 +1,7 @@
 """Training the motion planner: what the text says a thing does, as metres per frame.
 
 People do not write as the worlds' captions do: clauses are dropped and change places, colours are left out where only one thing moves,
-"the" stands for "a". What a picture tells is not quite so either: depth is off by a tenth, colours by some. Half the rows know no past.
+"the" stands for "a". What a picture tells is not quite so either: depth is off by a tenth, colours by some. Four of ten rows know no past.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class MotionStage:
         vocabulary: tuple[str, ...],
         config: MotionConfig | None = None,
         batch: int = 256,
-        past: float = 0.4,
+        past: float = 0.6,
         prompt: float = 0.25,
     ):
         self.model: nn.Module = MotionPlanner(config or MotionConfig(vocabulary))
