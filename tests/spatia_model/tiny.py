@@ -47,7 +47,7 @@ Parts = tuple[CompactVideoVAE, SpatiaTransformer, CompactTextEncoder, CompactPer
 def tiny_parts(seed: int = SEED) -> Parts:
     """VAE, transformer, text encoder, perceiver and refiner. What starts at zero is made random too, so that every input counts."""
     torch.manual_seed(seed)
-    vae = CompactVideoVAE(CompactVAEConfig(latent_channels=4, widths=(8, 8, 8), encoder_blocks=(1, 1, 1), decoder_blocks=(1, 1, 1)))
+    vae = CompactVideoVAE(CompactVAEConfig(4, (8, 8, 8), encoder_blocks=(1, 1, 1), decoder_blocks=(1, 1, 1), follower=(4, 4, 4)))
     transformer = SpatiaTransformer(**TRANSFORMER)
     text = CompactTextEncoder(CompactTextConfig(VOCABULARY, width=16, layers=1, heads=2))
     perception = CompactPerception(CompactPerceptionConfig(widths=(8, 8)))

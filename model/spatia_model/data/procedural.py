@@ -155,7 +155,12 @@ class ClipFolder:
 
     def random_frames(self, rng: np.random.Generator, frames: int, crop: int) -> np.ndarray:
         """(frames, crop, crop, 3) uint8 from a random place and time of a random world."""
-        rgb = self.pick(rng).get_slice("rgb")
-        n, h, w, _ = rgb.get_shape()
+        clip, time, rows, columns = self.random_window(rng, frames, crop)
+        return clip.get_slice("rgb")[time, rows, columns].numpy()
+
+    def random_window(self, rng: np.random.Generator, frames: int, crop: int) -> tuple[Any, slice, slice, slice]:
+        """A random walk's handle, and a random time and place of it: frames, rows and columns."""
+        clip = self.pick(rng)
+        n, h, w, _ = clip.get_slice("rgb").get_shape()
         start, y, x = int(rng.integers(n - frames + 1)), int(rng.integers(h - crop + 1)), int(rng.integers(w - crop + 1))
-        return rgb[start : start + frames, y : y + crop, x : x + crop].numpy()
+        return clip, slice(start, start + frames), slice(y, y + crop), slice(x, x + crop)

@@ -75,14 +75,15 @@ class ClipGenerator:
         projection = torch.stack([c.projection.rgb for c in conditionings]).to(device)
         mask = torch.stack([c.projection.mask for c in conditionings]).to(device)
         control = pooled_control(self.vae, projection, mask, dynamic)
-        known_latents = self.vae.encode(to_model(history)).float()
+        past = to_model(history)
+        known_latents = self.vae.encode(past).float()
         references = None
         if len(conditionings[0].references):
             references = torch.stack([encode_references(self.vae, c.references.to(device)) for c in conditionings])
         shape = (known_latents.shape[1], *control.shape[2:])
         noise = draw_noise((len(rngs), *shape), rngs).to(device)
         latents = self._denoise(noise, known_latents, references, control, [c.text for c in conditionings], rngs, progress)
-        frames = self.vae.decode(latents, last=new)
+        frames = self.vae.decode(latents, last=new, before=past[:, :, -1])
         if self.refiner is not None:
             frames = self.refiner.refine(frames, projection[:, known:], mask[:, known:])
         frames = to_frames(frames).cpu()

@@ -1,6 +1,6 @@
 """Detail past the autoencoder: what the memory already shows sharply need not be squeezed through latents.
 
-The embedded VAE keeps one number in twenty-four, the map's rendering keeps the pixels it saw. A small network
+The embedded VAE keeps one number in twelve, the map's rendering keeps the pixels it saw. A small network
 looks at both, decides pixel by pixel how far to trust the rendering (not at all on holes and movers), and corrects what
 is left. The released 5B tier has no such part.
 """

@@ -45,6 +45,11 @@ SYNONYMS = {
     "swinging": "swings",
     "stand": "stands",
     "standing": "stands",
+    "slow": "slowly",
+    "gently": "slowly",
+    "fast": "quickly",
+    "quick": "quickly",
+    "rapidly": "quickly",
     # directions
     "towards": "toward",
     "leftward": "left",

@@ -1,8 +1,10 @@
 """Causal video autoencoders: the protocol both tiers share, and the embedded tier's own network.
 
 1 + 4k frames become 1 + k latent frames (FACTS: the causal video VAE of Wan2.2 maps them the same way). The embedded
-network is much lighter than Wan's: per-frame 2D convolutions, and time is seen only through the features of the
-previous frame, which makes streaming exact: the only state is one frame of features per temporal block.
+network is much lighter than Wan's: 2D convolutions, and time as video codecs have it. Of the four frames of a latent the
+last, the anchor, is drawn with the anchor before it at hand, moved to where its things are now; the three between them are
+drawn from both anchors, moved likewise. How things moved is told by the latents: the encoder follows them from frame to frame
+(`vae_motion.Follower`). Streaming is exact: the only state is one latent's features and the last anchor.
 """
 
 from __future__ import annotations
@@ -15,7 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from spatia_model.generator.vae_motion import Follower, displaced
+
 TEMPORAL = 4  # frames per latent frame
+MOTIONS = 2 * TEMPORAL - 1  # of a latent: all its frames from the anchor before, and the three between from its own anchor
+BETWEEN = 32  # channels in which the latent tells something of each frame between
 
 
 class VideoVAE(Protocol):
@@ -29,33 +35,47 @@ class VideoVAE(Protocol):
         """Frames (B, 3, 1 + 4k, H, W) in [-1, 1] to normalised latents (B, C, 1 + k, H / s, W / s)."""
         ...
 
-    def decode(self, latents: torch.Tensor, last: int | None = None) -> torch.Tensor:
-        """Normalised latents (B, C, 1 + k, h, w) to frames (B, 3, 1 + 4k, h * s, w * s) in [-1, 1]; only the last `last` if given."""
+    def decode(self, latents: torch.Tensor, last: int | None = None, before: torch.Tensor | None = None) -> torch.Tensor:
+        """Normalised latents (B, C, 1 + k, h, w) to frames (B, 3, 1 + 4k, h * s, w * s) in [-1, 1]; only the last `last` if given.
+
+        `before` (B, 3, H, W) in [-1, 1]: the frame before these last ones, where it is known; an autoencoder that draws frames from
+        earlier ones takes it instead of its own, others pass over it.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class CompactVAEConfig:
-    """Widths are per stage: full frame rate at 1/4 size, half rate at 1/8, latent rate at 1/8."""
+    """Sizes of the embedded autoencoder.
 
-    latent_channels: int = 32
+    Args:
+        widths: channels of frames at 1/4 size, of pairs of frames at 1/8, of latents at 1/8.
+        encoder_blocks: of frames, pairs, latents.
+        decoder_blocks: of latents, anchors, frames between.
+        follower: channels in which the encoder compares frames, thinks about what it finds, and concludes.
+    """
+
+    latent_channels: int = 64
     widths: tuple[int, int, int] = (64, 96, 128)
     encoder_blocks: tuple[int, int, int] = (1, 1, 2)
-    decoder_blocks: tuple[int, int, int] = (3, 2, 2)
+    decoder_blocks: tuple[int, int, int] = (3, 3, 2)
+    follower: tuple[int, int, int] = (32, 48, 64)
 
     def __post_init__(self) -> None:
-        for name in ("widths", "encoder_blocks", "decoder_blocks"):
+        for name in ("widths", "encoder_blocks", "decoder_blocks", "follower"):
             value = tuple(getattr(self, name))
             if len(value) != 3 or min(value) < 1:
                 raise ValueError(f"{name} must be three positive numbers, got {value}")
             object.__setattr__(self, name, value)
+        if self.latent_channels < 1:
+            raise ValueError(f"latent_channels must be positive, got {self.latent_channels}")
 
     def to_dict(self) -> dict:
         return asdict(self)
 
 
 class FrameMemory:
-    """Last frame's features of every temporal block, in call order: all the state that causal streaming needs."""
+    """Last frame's features of every temporal block, in call order: the state of causal streaming."""
 
     def __init__(self, features: list[torch.Tensor] | None = None):
         self._old: Iterator[torch.Tensor] | None = iter(features) if features else None
@@ -91,19 +111,41 @@ class TemporalBlock(nn.Module):
         return x + y.unflatten(0, (b, t))
 
 
-def _stage(width: int, blocks: int) -> nn.ModuleList:
-    return nn.ModuleList(TemporalBlock(width, temporal=i == 0) for i in range(blocks))
+class Painter(nn.Module):
+    """Draws frames of 1/4 size cells: from features and pictures that were moved there, `sources` of them, it says how far to take each
+    picture, pixel by pixel, and what to add."""
+
+    def __init__(self, features: int, width: int, sources: int, blocks: int):
+        super().__init__()
+        self.sources = sources
+        self.stem = nn.Conv2d(features + 48 * sources, width, 3, padding=1)
+        self.blocks = _stage(width, blocks, temporal=False)
+        self.out = nn.Conv2d(width, 16 * (3 + sources), 3, padding=1)
+
+    def forward(self, features: torch.Tensor, moved: torch.Tensor) -> torch.Tensor:
+        """features (N, C, h, w), moved (N, sources, 3, 4h, 4w) to frames (N, 3, 4h, 4w)."""
+        shown = F.pixel_unshuffle(moved.flatten(1, 2), 4).to(features.dtype)
+        x = self.stem(torch.cat([features, shown], 1))[:, None]
+        x = _run(self.blocks, x, FrameMemory())[:, 0]
+        drawn = F.pixel_shuffle(self.out(F.silu(x)), 4)
+        share = torch.sigmoid(drawn[:, 3:])
+        return drawn[:, :3] + (share.unsqueeze(2) * moved.to(drawn.dtype)).sum(1)
+
+
+def _stage(width: int, blocks: int, temporal: bool = True) -> nn.ModuleList:
+    return nn.ModuleList(TemporalBlock(width, temporal=temporal and i == 0) for i in range(blocks))
+
+
+def _run(stage: nn.ModuleList, x: torch.Tensor, memory: FrameMemory) -> torch.Tensor:
+    for block in stage:
+        x = block(x, memory)
+    return x
 
 
 def _fold(x: torch.Tensor, frames: int) -> torch.Tensor:
     """(B, T, C, H, W) to (B, T / frames, frames * C, H, W)."""
     b, t, c, h, w = x.shape
     return x.reshape(b, t // frames, frames * c, h, w)
-
-
-def _unfold(x: torch.Tensor, frames: int) -> torch.Tensor:
-    b, t, c, h, w = x.shape
-    return x.reshape(b, t * frames, c // frames, h, w)
 
 
 def _each(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
@@ -128,7 +170,9 @@ class CompactVideoVAE(nn.Module):
         conv = nn.Conv2d
         self.enc_in = conv(48, a, 3, padding=1)
         self.enc_frames = _stage(a, config.encoder_blocks[0])
+        self.enc_follow = Follower(a, *config.follower)
         self.enc_down = conv(2 * a, b, 4, stride=2, padding=1)  # two frames at 1/4 to one at 1/8
+        self.enc_join = conv(2 * (config.follower[2] + 2), b, 1)
         self.enc_pairs = _stage(b, config.encoder_blocks[1])
         self.enc_merge = conv(2 * b, c, 3, padding=1)
         self.enc_latent = _stage(c, config.encoder_blocks[2])
@@ -136,11 +180,11 @@ class CompactVideoVAE(nn.Module):
         nn.init.constant_(self.enc_out.bias[z:], -5.0)  # type: ignore[index]  # start almost without noise, else nothing gets through
         self.dec_in = conv(z, c, 3, padding=1)
         self.dec_latent = _stage(c, config.decoder_blocks[0])
-        self.dec_split = conv(c, 2 * b, 3, padding=1)
-        self.dec_pairs = _stage(b, config.decoder_blocks[1])
-        self.dec_up = conv(b, 2 * a * 4, 3, padding=1)
-        self.dec_frames = _stage(a, config.decoder_blocks[2])
-        self.dec_out = conv(a, 48, 3, padding=1)
+        self.dec_up = conv(c, 4 * a, 3, padding=1)
+        self.dec_motion = nn.ModuleList([conv(a, a, 3, padding=1), conv(a, 2 * MOTIONS, 3, padding=1)])
+        self.dec_anchor = Painter(a, a, 1, config.decoder_blocks[1])
+        self.dec_tell = conv(a, (TEMPORAL - 1) * BETWEEN, 3, padding=1)
+        self.dec_between = Painter(BETWEEN, a, 2, config.decoder_blocks[2])
         self.latent_mean: torch.Tensor
         self.latent_std: torch.Tensor
         self.register_buffer("latent_mean", torch.zeros(z))
@@ -148,26 +192,36 @@ class CompactVideoVAE(nn.Module):
 
     def posterior(self, frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and log-variance (B, z, 1 + k, h, w) of frames (B, 3, 1 + 4k, H, W) in [-1, 1]."""
+        mean, log_var, _ = self.posterior_motion(frames)
+        return mean, log_var
+
+    def posterior_motion(self, frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """`posterior`, and where the encoder takes things to have been one frame earlier: (B, 4k, 2, h, w), pixels right and down."""
         _check_frames(frames, self.spatial_factor)
         memory = FrameMemory()
         x = _each(self.enc_in, _each(nn.PixelUnshuffle(4), frames.transpose(1, 2)))
-        x = self._run(self.enc_frames, x, memory)
+        x = _run(self.enc_frames, x, memory)
+        found, steps = self.enc_follow(x)
+        found = torch.cat([found, steps / 4], 2)
         # The first frame counts as four equal ones. At frame rate their features are equal too: computed once, repeated.
-        x = torch.cat([x[:, :1].expand(-1, TEMPORAL - 1, -1, -1, -1), x], 1)
-        x = _each(self.enc_down, _fold(x, 2))
-        x = self._run(self.enc_pairs, x, memory)
+        x, found = (torch.cat([part[:, :1].expand(-1, TEMPORAL - 1, -1, -1, -1), part], 1) for part in (x, found))
+        x = _each(self.enc_down, _fold(x, 2)) + _each(self.enc_join, _fold(found, 2))
+        x = _run(self.enc_pairs, x, memory)
         x = _each(self.enc_merge, _fold(x, 2))
-        x = _each(self.enc_out, self._run(self.enc_latent, x, memory))
+        x = _each(self.enc_out, _run(self.enc_latent, x, memory))
         mean, log_var = x.transpose(1, 2).chunk(2, 1)
-        return mean, log_var.clamp(-20, 10)
+        return mean, log_var.clamp(-20, 10), steps[:, 1:].float()
 
     def encode(self, frames: torch.Tensor) -> torch.Tensor:
         mean = self.posterior(frames.to(self.enc_in.weight.dtype))[0].float()
         return (mean - self.latent_mean.view(1, -1, 1, 1, 1)) / self.latent_std.view(1, -1, 1, 1, 1)
 
-    def decode(self, latents: torch.Tensor, last: int | None = None) -> torch.Tensor:
-        """Frames in [-1, 1]; with `last` only the last so many of them, equal to those of the whole and cheaper."""
-        return self.decode_raw(self.denormalise(latents), None, last)[0].float().clamp(-1, 1)
+    def decode(self, latents: torch.Tensor, last: int | None = None, before: torch.Tensor | None = None) -> torch.Tensor:
+        """Frames in [-1, 1]; with `last` only the last so many of them, equal to those of the whole and cheaper.
+
+        With `before` (B, 3, H, W), the frame before these last ones (a multiple of four, but not all), they are drawn from that one.
+        """
+        return self.decode_motion(self.denormalise(latents), None, last, before)[0].float().clamp(-1, 1)
 
     def decode_stream(self, latents: torch.Tensor, memory: list[torch.Tensor] | None) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Decode the next latents (B, C, n, h, w) of a stream; `memory` is None at its start, else what the call before returned.
@@ -186,30 +240,63 @@ class CompactVideoVAE(nn.Module):
         self, x: torch.Tensor, memory: list[torch.Tensor] | None = None, last: int | None = None
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """`decode_stream` on latents that are not normalised, without clamping: what training differentiates."""
+        frames, state, _ = self.decode_motion(x, memory, last)
+        return frames, state
+
+    def decode_motion(
+        self, x: torch.Tensor, memory: list[torch.Tensor] | None = None, last: int | None = None, before: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, list[torch.Tensor], torch.Tensor]:
+        """As `decode_raw`, or from `before` as `decode` has it, and how things move: (B, n, 7, 2, 2h, 2w) float32, pixels right and down.
+
+        From each of a latent's frames 1 to 4 to where its things were in the anchor before, then from frames 1 to 3 to where they will be
+        in its own anchor. Those of a stream's very first latent mean nothing.
+        """
         total = TEMPORAL * (x.shape[2] - 1) + 1
         if last is not None and not 1 <= last <= total:
             raise ValueError(f"last must be between 1 and the {total} frames that these latents hold, got {last}")
-        if last == total:
-            last = None
-        state = FrameMemory(memory)
-        x = self._run(self.dec_latent, _each(self.dec_in, x.transpose(1, 2)), state)
-        x = self._run(self.dec_pairs, _unfold(_each(self.dec_split, x), 2), state)
-        if last is not None:  # frame-rate blocks look one frame back, no further
-            x = x[:, -(last // 2 + 2) :]
-        x = _unfold(_each(nn.PixelShuffle(2), _each(self.dec_up, x)), 2)
+        if before is not None and (last is None or last % TEMPORAL or last == total):
+            raise ValueError(f"the frame before the last {last} of {total} can't be given: it has to be the end of a latent's four")
+        state = FrameMemory(memory[:-1] if memory else None)
+        x = _run(self.dec_latent, _each(self.dec_in, x.transpose(1, 2)), state)
+        x = _each(nn.PixelShuffle(2), _each(self.dec_up, x))  # (B, n, a, 2h, 2w)
+        motion = _each(self.dec_motion[1], F.silu(_each(self.dec_motion[0], x))).float() * 4
+        motion = motion.unflatten(2, (MOTIONS, 2))
+        if before is not None and last is not None:
+            x, motion = x[:, -last // TEMPORAL :], motion[:, -last // TEMPORAL :]
+            anchors = self._anchors(x, motion[:, :, TEMPORAL - 1], before[:, None].to(x.dtype))
+        else:
+            anchors = self._anchors(x, motion[:, :, TEMPORAL - 1], memory[-1] if memory else None)
+        first = len(anchors) - x.shape[1]  # 1 where an anchor from before is known
+        wanted = x.shape[1] - 1 + first if last is None else min(x.shape[1] - 1 + first, -(-last // TEMPORAL))
+        frames = torch.stack(anchors[-wanted - 1 :], 1)  # (B, wanted + 1, 3, H, W)
+        if wanted:
+            between = self._between(x[:, -wanted:], motion[:, -wanted:], frames)
+            groups = torch.cat([between, frames[:, 1:, None]], 2).flatten(1, 2)
+            frames = groups if first else torch.cat([frames[:, :1], groups], 1)
+        frames = frames.transpose(1, 2)
         if last is not None:
-            x = x[:, -(last + 1) :]
-        x = _each(self.dec_out, self._run(self.dec_frames, x, state))
-        x = _each(nn.PixelShuffle(4), x).transpose(1, 2)
-        if last is not None:
-            return x[:, :, -last:], state.features
-        return (x[:, :, TEMPORAL - 1 :] if memory is None else x), state.features
+            frames = frames[:, :, -last:]
+        return frames, [*state.features, anchors[-1][:, None]], motion
 
-    @staticmethod
-    def _run(stage: nn.ModuleList, x: torch.Tensor, memory: FrameMemory) -> torch.Tensor:
-        for block in stage:
-            x = block(x, memory)
-        return x
+    def _anchors(self, x: torch.Tensor, motion: torch.Tensor, before: torch.Tensor | None) -> list[torch.Tensor]:
+        """The last frame (B, 3, H, W) of every latent, from features (B, n, a, 2h, 2w); before them that of `before` (B, 1, 3, H, W)."""
+        anchors = [] if before is None else [before[:, 0]]
+        for i in range(x.shape[1]):
+            if anchors:
+                moved = displaced(anchors[-1][:, None], motion[:, i, None])
+            else:
+                moved = x.new_zeros(len(x), 1, 3, 4 * x.shape[-2], 4 * x.shape[-1])
+            anchors.append(self.dec_anchor(x[:, i], moved))
+        return anchors
+
+    def _between(self, x: torch.Tensor, motion: torch.Tensor, anchors: torch.Tensor) -> torch.Tensor:
+        """The three frames (B, n, 3, 3, H, W) of each latent before its last one; anchors (B, n + 1, 3, H, W)."""
+        b, n = x.shape[:2]
+        told = _each(self.dec_tell, x).unflatten(2, (TEMPORAL - 1, BETWEEN)).flatten(0, 2)
+        pairs = torch.stack([anchors[:, :-1], anchors[:, 1:]], 2)[:, :, None].expand(-1, -1, TEMPORAL - 1, -1, -1, -1, -1)
+        ways = torch.stack([motion[:, :, : TEMPORAL - 1], motion[:, :, TEMPORAL:]], 3)  # (B, n, 3, 2, 2, 2h, 2w)
+        drawn = self.dec_between(told, displaced(pairs.flatten(0, 2), ways.flatten(0, 2)))
+        return drawn.unflatten(0, (b, n, TEMPORAL - 1))
 
 
 def _check_frames(frames: torch.Tensor, factor: int) -> None:

@@ -87,11 +87,11 @@ class WanVAE(nn.Module):
         return (latents - mean) / std
 
     @torch.no_grad()
-    def decode(self, latents: torch.Tensor, last: int | None = None) -> torch.Tensor:
+    def decode(self, latents: torch.Tensor, last: int | None = None, before: torch.Tensor | None = None) -> torch.Tensor:
         """Normalised latents (B, C, 1 + k, h, w) -> frames (B, 3, 1 + 4k, h * s, w * s) float32 in [-1, 1]; only the last `last` if given.
 
         Latent frames are decoded one after another, and of their frames only the last are kept: every frame depends on all earlier
-        ones, so `last` saves memory but no work.
+        ones, so `last` saves memory but no work. `before` is not looked at.
         """
         if latents.ndim != 5 or latents.shape[1] != self.latent_channels:
             raise ValueError(f"latents {tuple(latents.shape)}: give (B, {self.latent_channels}, F, h, w)")

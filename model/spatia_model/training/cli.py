@@ -47,7 +47,11 @@ def add_arguments(parser: argparse.ArgumentParser, preset: bool = True) -> None:
     parser.add_argument("--steps", default="", help="steps per stage, such as vae=4000,perception=2000,denoiser=6000")
     parser.add_argument("--batch", default="", help="batch per stage, such as perception=12,denoiser=16")
     parser.add_argument("--lr", default="", help="learning rate per stage, such as vae=1e-3")
-    parser.add_argument("--start-from", type=Path, help="folder of an earlier run: fresh stages begin with the averaged weights it holds")
+    parser.add_argument(
+        "--start-from",
+        type=Path,
+        help="folder of an earlier run, or a model (spatia-mini, or a folder): fresh stages begin with the averaged weights it holds",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--processes", type=int, default=1, help="training processes, gradients averaged (one thread each)")
     parser.add_argument("--threads", type=int, default=0, help="threads per process (0: cores / processes)")
@@ -118,13 +122,24 @@ def _stage(name: str, args: argparse.Namespace) -> None:
 def loop_config(args: argparse.Namespace, stage: str, default: LoopConfig) -> LoopConfig:
     """A stage's loop settings with the command line's on top."""
     steps, lr = _numbers(args.steps, "steps").get(stage), _numbers(args.lr, "lr").get(stage)
-    earlier = args.start_from / f"{stage}.pt" if args.start_from else None
     return replace(
         default,
         steps=int(steps) if steps else default.steps,
         lr=lr or default.lr,
         seed=args.seed,
-        start_from=str(earlier) if earlier is not None and earlier.exists() else default.start_from,
+        start_from=_earlier(args.start_from, stage) or default.start_from,
         bf16=not args.no_bf16 and computes_bfloat16(args.device),
         validate_every=max(1, min(default.validate_every, int(steps or default.steps))),
     )
+
+
+def _earlier(start_from: Path | None, stage: str) -> str:
+    """What a stage begins with: its checkpoint in an earlier run's folder, or a model's folder; empty where there is none."""
+    if start_from is None:
+        return ""
+    if start_from.is_dir() and not (start_from / "config.json").exists():
+        checkpoint = start_from / f"{stage}.pt"
+        return str(checkpoint) if checkpoint.exists() else ""
+    from spatia_model.model_folder import resolve
+
+    return str(resolve(start_from))

@@ -24,6 +24,7 @@ from PIL import Image
 from torch import nn
 
 from spatia_model.training.optimizer import OPTIMIZERS, MuonAdamW, PlainAdamW
+from spatia_model.training.starting import start_from
 
 Optimizer = MuonAdamW | PlainAdamW
 
@@ -46,7 +47,7 @@ class LoopConfig:
     checkpoint_seconds: float = 120.0
     log_every: int = 20
     validate_every: int = 500
-    start_from: str = ""  # a checkpoint of the same stage whose averaged weights a fresh run begins with, as far as they fit
+    start_from: str = ""  # a checkpoint of the same stage, or a model's folder, whose weights a fresh run begins with, as far as they fit
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.lr <= 0 or not 0 <= self.ema < 1:
@@ -98,7 +99,7 @@ def fit(stage: Stage, config: LoopConfig, directory: Path, device: str = "cpu") 
     average = deepcopy(model).eval()
     checkpoint = directory / f"{stage.name}.pt"
     if config.start_from and not checkpoint.exists():
-        _start_from(Path(config.start_from), model, stage.name)
+        start_from(Path(config.start_from), model, stage.name)
         average.load_state_dict(model.state_dict())
     step = _resume(checkpoint, model, average, optimizer, stage.name)
     if step and rank == 0:
@@ -196,21 +197,6 @@ def _resume(path: Path, model: nn.Module, average: nn.Module, optimizer: Optimiz
     except (RuntimeError, KeyError, TypeError, EOFError, ValueError, pickle.UnpicklingError) as error:
         raise ValueError(f"{path} cannot be resumed for stage {name} ({error}): remove it to start that stage afresh") from error
     return int(state["step"])
-
-
-def _start_from(path: Path, model: nn.Module, name: str) -> None:
-    """Begin with an earlier run's weights, as far as they have the names and shapes of this network's: its shape may have changed since."""
-    try:
-        earlier = torch.load(path, map_location="cpu", weights_only=True)["average"]
-        own = model.state_dict()
-        fitting = {key: value for key, value in earlier.items() if key in own and own[key].shape == value.shape}
-    except (OSError, RuntimeError, KeyError, TypeError, AttributeError, EOFError, pickle.UnpicklingError) as error:
-        raise ValueError(f"{path} holds no weights that stage {name} could start from ({error})") from error
-    if not fitting:
-        raise ValueError(f"{path} holds no weights that stage {name} could start from: none has the name and shape of one of its own")
-    model.load_state_dict({**own, **fitting})
-    if len(fitting) < len(own):
-        _say(f"{name}: {len(fitting)} of {len(own)} tensors start from {path}, the others from nothing")
 
 
 def _say(text: str) -> None:

@@ -59,9 +59,10 @@ class DecoderStage:
     def loss(self, rng: np.random.Generator, generator: torch.Generator, step: int) -> tuple[torch.Tensor, dict[str, float]]:
         known = torch.zeros((), device=device_of(self.model))
         real, made = [], []
-        for _, frames, share in self.plain.groups(rng):
+        for group in self.plain.groups(rng):
+            frames = group.frames
             decoded = self._decode(frames, rng, generator)
-            known = known + reconstruction_loss(decoded, frames, self.gradient) * share
+            known = known + reconstruction_loss(decoded, frames, self.gradient) * group.share
             if frames.shape[2] > 1:
                 at = [int(i) for i in rng.choice(frames.shape[2] - SEEN + 1, 3, replace=False)]
                 for i in at:

@@ -22,14 +22,14 @@ MINI_TRANSFORMER = {
     "patch_size": (1, 4, 4),
     "num_attention_heads": 7,
     "attention_head_dim": 32,
-    "in_channels": 32,
-    "out_channels": 32,
+    "in_channels": 64,
+    "out_channels": 64,
     "text_dim": 128,
     "freq_dim": 128,
     "ffn_dim": 352,
-    "num_layers": 8,
+    "num_layers": 7,
     "vace_layers": (0, 4),
-    "vace_in_channels": 40,
+    "vace_in_channels": 72,
     "control_in_main": True,
     "control_to_output": True,
     "output_gates": True,
@@ -180,13 +180,14 @@ class DenoiserStage:
         if clip == 0 and walk.overlooked:
             known[:] = 0
         control = pooled_control(vae, *(part[None].to(device) for part in (projection.rgb, projection.mask, known)))
-        history = vae.encode(to_model(rgb[None, :h].to(device)))
+        past = to_model(rgb[None, :h].to(device))
+        history = vae.encode(past)
         ids = walk.references(clip)
         refs = encode_references(vae, torch.cat([walk.rgb(i, i + 1) for i in ids]).to(device))[None] if ids else None
         context = self.model.text.encode([walk.captions[clip]])
         noise = torch.randn(1, history.shape[1], *control.shape[2:], generator=torch.Generator().manual_seed(seed))
         latents = sample_window(self.model.transformer, noise.to(device), history, refs, context, control, steps)
-        frames = to_frames(vae.decode(latents, self.mini.frames_per_clip))[0].cpu()
+        frames = to_frames(vae.decode(latents, self.mini.frames_per_clip, past[:, :, -1]))[0].cpu()
         return rgb[h:], frames, projection.mask[h:], dynamic[h:] > 0.5, projection.rgb[h:]
 
     def _validation(self, i: int) -> tuple[torch.Tensor, ...]:

@@ -1,7 +1,8 @@
 """Training the motion planner: what the text says a thing does, as metres per frame.
 
 People do not write as the worlds' captions do: clauses are dropped and change places, colours are left out where only one thing moves,
-"the" stands for "a". What a picture tells is not quite so either: depth is off by a tenth, colours by some. Four of ten rows know no past.
+"the" stands for "a", how fast is not said. What a picture tells is not quite so either: depth is off by a tenth, colours by some. Four of
+ten rows know no past.
 """
 
 from __future__ import annotations
@@ -125,6 +126,8 @@ def said_otherwise(text: str, rng: np.random.Generator, prompt: float = 0.25) ->
         clauses = [" ".join(["the", *clause.split()[1:]]) for clause in clauses]
     if rng.random() < 0.2:
         clauses = [clause.replace(" to the ", " ") for clause in clauses]
+    if rng.random() < 0.25:
+        clauses = [clause.replace(" slowly ", " ").replace(" quickly ", " ") for clause in clauses]
     if rng.random() < 0.5:
         clauses = [place, *clauses]
     if rng.random() < prompt:

@@ -87,9 +87,10 @@ class RefinerStage:
         else:
             rgb, _, projection = read_window(walk, clip, self.mini)
             vae = self.denoiser.vae.to(device)
-            latents = vae.encode(to_model(rgb[None].to(device)))
+            frames = to_model(rgb[None].to(device))
+            latents = vae.encode(frames)
             latents = latents + self.noise * float(rng.random()) ** 2 * torch.randn(latents.shape, generator=generator).to(device)
-            decoded = vae.decode(latents, last=self.mini.frames_per_clip).float().cpu()
+            decoded = vae.decode(latents, self.mini.frames_per_clip, frames[:, :, h - 1]).float().cpu()
             truth, mask, shown = to_model(rgb[None, h:]), projection.mask[h:], projection.rgb[h:]
         reconstructed = torch.full(mask.shape, 0.0 if generated else 1.0)
         return decoded[0], truth[0], to_model(shown[None])[0], mask[None].float(), reconstructed[None]

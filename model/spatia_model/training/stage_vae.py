@@ -3,22 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
+from spatia_model.config import MiniConfig, mini_camera
 from spatia_model.data.procedural import ClipFolder
 from spatia_model.evaluation.metrics import gradient_energy, psnr
 from spatia_model.generator.conditioning import to_frames, to_model
 from spatia_model.generator.vae import CompactVAEConfig, CompactVideoVAE
 from spatia_model.training.loop import device_of
 from spatia_model.training.pictures import PicturePool
+from spatia_model.training.true_motion import Motion, all_pairs, motion_between, pattern
 
 STANDING = 0.15  # of clips: what stands still must not pulse, and in walks hardly anything does
 
 
+FRAMES = 9  # of a clip
+PAIRS = all_pairs(FRAMES)
+
+
+@dataclass(frozen=True)
+class Group:
+    """Samples of one kind: frames (B, 3, T, h, w) in [-1, 1], their share of the batch, and how things move, where that is known."""
+
+    name: str
+    frames: torch.Tensor
+    share: float
+    motion: Motion | None = None
+
+
 class VAEStage:
-    """Charbonnier and gradient losses on 9-frame clips and on stills (a still is a clip of one frame).
+    """Charbonnier and gradient losses on 9-frame clips and on stills (a still is a clip of one frame); in clips of worlds, whose depth
+    and cameras are known, the motion that the latents tell is compared with the true one.
 
     `decoder_only`: the encoder, and so every latent, stays as it is; the stage is then called "redraw".
     """
@@ -31,15 +50,17 @@ class VAEStage:
         validation: ClipFolder,
         pool: PicturePool,
         config: CompactVAEConfig | None = None,
-        crop: int = 64,
-        batch: tuple[int, int, int] = (4, 2, 8),
+        crop: int = 80,
+        batch: tuple[int, int, int] = (4, 1, 5),
         kl: float = 1e-4,
         gradient: float = 1.0,
+        motion: float = 0.05,
         decoder_only: bool = False,
     ):
         self.model = CompactVideoVAE(config)
         self.clips, self.validation, self.pool = clips, validation, pool
-        self.crop, self.batch, self.kl, self.gradient = crop, batch, kl, gradient
+        self.crop, self.batch, self.kl, self.gradient, self.motion = crop, batch, kl, gradient, motion
+        self.camera = mini_camera(MiniConfig())
         self.decoder_only = decoder_only
         if decoder_only:
             self.name = "redraw"
@@ -48,39 +69,64 @@ class VAEStage:
 
     def loss(self, rng: np.random.Generator, generator: torch.Generator, step: int) -> tuple[torch.Tensor, dict[str, float]]:
         total, figures = torch.zeros((), device=device_of(self.model)), {}
-        for name, frames, share in self.groups(rng):
-            loss, figures[name] = self._reconstruct(frames, generator)
-            total = total + loss * share
+        for group in self.groups(rng):
+            loss, found = self._reconstruct(group, generator)
+            total = total + loss * group.share
+            figures |= found
         return total, figures
 
-    def groups(self, rng: np.random.Generator) -> Iterator[tuple[str, torch.Tensor, float]]:
-        """A batch's clips, then its stills: name, frames (B, 3, T, h, w) in [-1, 1], share of the batch."""
+    def groups(self, rng: np.random.Generator) -> Iterator[Group]:
+        """A batch's clips, then its stills."""
         worlds, pans, stills = self.batch
-        clips = [_standing(rng, self.clips.random_frames(rng, 9, self.crop)) for _ in range(worlds)]
-        clips += [self.pool.pan(rng, 9, self.crop) for _ in range(pans)]
-        images = [self.pool.still(rng, self.crop)[None] for _ in range(stills)]
-        for name, group in (("clip", clips), ("still", images)):
-            frames = _batch(augment(rng, np.stack(group)), device_of(self.model))
-            yield name, frames, len(group) / (len(clips) + len(images))
+        count, device = worlds + pans + stills, device_of(self.model)
+        drawn = [self._clip(rng) for _ in range(worlds)]
+        clips = [clip for clip, _ in drawn] + [self.pool.pan(rng, FRAMES, self.crop) for _ in range(pans)]
+        motions = [motion for _, motion in drawn] + [Motion.none(len(PAIRS), self.crop, known=False)] * pans
+        for i, clip in enumerate(clips):
+            if rng.random() < 0.5:
+                clips[i], motions[i] = clip[:, :, ::-1], motions[i].mirrored()
+        frames = _batch(np.stack([expose(rng, clip) for clip in clips]), device)
+        yield Group("clip", frames, len(clips) / count, Motion.stack(motions).to(device))
+        images = [expose(rng, self.pool.still(rng, self.crop)[None]) for _ in range(stills)]
+        yield Group("still", _batch(np.stack(images), device), stills / count)
 
-    def _reconstruct(self, frames: torch.Tensor, generator: torch.Generator) -> tuple[torch.Tensor, float]:
+    def _clip(self, rng: np.random.Generator) -> tuple[np.ndarray, Motion]:
+        """Frames (T, h, w, 3) of a walk and how its things move, or some of the time one of its frames again and again."""
+        clip, time, rows, columns = self.clips.random_window(rng, FRAMES, self.crop)
+        frames = clip.get_slice("rgb")[time, rows, columns].numpy()
+        if rng.random() < STANDING:
+            return frames[rng.integers(len(frames)), None].repeat(len(frames), 0), Motion.none(len(PAIRS), self.crop)
+        depth, dynamic = (clip.get_slice(name)[time, rows, columns] for name in ("depth", "dynamic"))
+        poses = clip.get_tensor("T_world_camera")[time]
+        return frames, motion_between(depth, dynamic, poses, self.camera, (rows.start, columns.start), PAIRS)
+
+    def _reconstruct(self, group: Group, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
+        frames = group.frames
         with torch.set_grad_enabled(not self.decoder_only):
-            mean, log_var = self.model.posterior(frames)
+            mean, log_var, found = self.model.posterior_motion(frames)
         mean, log_var = mean.float(), log_var.float()
         noise = torch.randn(mean.shape, generator=generator).to(mean.device)
         latents = mean + noise * (0.5 * log_var).exp()
-        decoded = self.model.decode_raw(latents)[0].float()
+        decoded, _, told = self.model.decode_motion(latents)
+        decoded = decoded.float()
         loss = reconstruction_loss(decoded, frames, self.gradient)
         loss = loss + self.kl * 0.5 * (mean.square() + log_var.exp() - 1 - log_var).mean()
         mse = float((decoded - frames).detach().clamp(-2, 2).square().mean())
-        return loss, -10 * np.log10(mse / 4 + 1e-10)
+        figures = {group.name: -10 * np.log10(mse / 4 + 1e-10)}
+        if group.motion is not None:
+            clear = pattern(frames)[:, [here for here, _ in PAIRS]]
+            steps = F.interpolate(found.flatten(0, 1), size=clear.shape[-2:], mode="bilinear").unflatten(0, found.shape[:2])
+            off = group.motion.off(torch.cat([told[:, 1:].flatten(1, 2), steps], 1), clear)
+            loss = loss + self.motion * off
+            figures["off"] = float(off.detach())
+        return loss, figures
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
         rng, device = np.random.default_rng(1_000_000), device_of(self.model)
         figures: dict[str, list[float]] = {"psnr": [], "gradient_energy": [], "psnr_still": []}
         for _ in range(12):
-            frames = _batch(self.validation.random_frames(rng, 9, 128)[None], device)
+            frames = _batch(self.validation.random_frames(rng, FRAMES, 128)[None], device)
             decoded = self.model.decode_raw(self.model.posterior(frames)[0])[0].clamp(-1, 1)
             figures["psnr"].append(psnr(decoded, frames))
             figures["gradient_energy"].append(gradient_energy(decoded) / gradient_energy(frames))
@@ -93,7 +139,7 @@ class VAEStage:
         rng = np.random.default_rng(1_000_001)
         rows = []
         for i in range(6):
-            clip = self.validation.random_frames(rng, 9, 128) if i < 3 else self.pool.still(rng, 128)[None]
+            clip = self.validation.random_frames(rng, FRAMES, 128) if i < 3 else self.pool.still(rng, 128)[None]
             frames = _batch(clip[None], device_of(self.model))
             decoded = to_frames(self.model.decode_raw(self.model.posterior(frames)[0])[0])[0].cpu().numpy()
             rows.append(np.concatenate([clip[0], decoded[0], clip[-1], decoded[-1]], 1))
@@ -110,31 +156,21 @@ def reconstruction_loss(decoded: torch.Tensor, frames: torch.Tensor, gradient: f
     return loss
 
 
-def _standing(rng: np.random.Generator, clip: np.ndarray) -> np.ndarray:
-    """The clip (T, h, w, 3), or some of the time one of its frames again and again."""
-    return clip[rng.integers(len(clip)), None].repeat(len(clip), 0) if rng.random() < STANDING else clip
-
-
-def augment(rng: np.random.Generator, frames: np.ndarray) -> np.ndarray:
-    """Mirror and re-expose a batch (B, T, h, w, 3) uint8, the same way over each clip's time."""
-    out = []
-    for clip in frames:
-        if rng.random() < 0.5:
-            clip = clip[:, :, ::-1]
-        if rng.random() < 0.3:
-            clip = clip[..., rng.permutation(3)]
-        if rng.random() < 0.5:
-            gain = rng.uniform(0.7, 1.3) * rng.uniform(0.9, 1.1, 3)
-            clip = np.clip(clip * gain + rng.uniform(-20, 20), 0, 255).astype(np.uint8)
-        out.append(clip)
-    return np.stack(out)
+def expose(rng: np.random.Generator, clip: np.ndarray) -> np.ndarray:
+    """A clip (T, h, w, 3) uint8 in other colours and light, the same over its time."""
+    if rng.random() < 0.3:
+        clip = clip[..., rng.permutation(3)]
+    if rng.random() < 0.5:
+        gain = rng.uniform(0.7, 1.3) * rng.uniform(0.9, 1.1, 3)
+        clip = np.clip(clip * gain + rng.uniform(-20, 20), 0, 255).astype(np.uint8)
+    return clip
 
 
 @torch.no_grad()
 def measure_latents(model: CompactVideoVAE, clips: ClipFolder, samples: int = 64, seed: int = 0) -> None:
     """Set `latent_mean` and `latent_std` from training clips, so that `encode` gives unit variance per channel."""
     rng = np.random.default_rng([seed, 17])
-    means = [model.posterior(_batch(clips.random_frames(rng, 9, 128)[None], device_of(model)))[0] for _ in range(samples)]
+    means = [model.posterior(_batch(clips.random_frames(rng, FRAMES, 128)[None], device_of(model)))[0] for _ in range(samples)]
     z = torch.cat(means).transpose(0, 1).flatten(1)
     model.latent_mean.copy_(z.mean(1))
     model.latent_std.copy_(z.std(1).clamp_min(1e-3))

@@ -90,9 +90,10 @@ VOCABULARY: tuple[str, ...] = tuple(
             "ball",
             "cylinder",
         }
-        | {"rolls", "slides", "bounces", "swings", "stands", "still", "from", ".", ","}
+        | {"rolls", "slides", "bounces", "swings", "slowly", "quickly", "stands", "still", "from", ".", ","}
     )
 )
+SLOW, QUICK = 0.5, 0.67  # metres a second: thirds of the speeds that movers have
 VERBS = {"roll": "rolls", "slide": "slides", "bounce": "bounces", "swing": "swings"}
 
 
@@ -109,18 +110,22 @@ def place(world: World) -> str:
 
 
 def motion_words(mover: Mover, times: torch.Tensor, T_camera_world: torch.Tensor) -> str:
-    """How a mover goes over `times`, as seen from the camera: "rolls to the left", "slides right and away", "bounces up and down"."""
+    """How a mover goes over `times`, as seen from the camera: "rolls to the left", "slides slowly right and away", "bounces up and down".
+
+    Slowly is below SLOW, quickly above QUICK, by the way along the floor (of a swing, through the air).
+    """
     verb = VERBS[mover.motion]
     t = torch.linspace(float(times[0]), float(times[-1]), 17, dtype=torch.float64)
     track = mover.position(t).double()
     flat = track[:, (0, 2)]
     walked = float((flat[1:] - flat[:-1]).norm(dim=-1).sum())
+    seconds = float(times[-1] - times[0])
     net = T_camera_world[:3, :3] @ (track[-1] - track[0])
     gone = math.hypot(float(net[0]), float(net[2]))
     if mover.motion == "swing":
         if mover.sign == 0 or walked < 0.05:
             return "stands still"
-        if gone < 0.5 * walked or float(times[-1] - times[0]) > SWING_PERIOD * 0.75:
+        if gone < 0.5 * walked or seconds > SWING_PERIOD * 0.75:
             return f"{verb} from side to side"
     elif gone < 0.12:
         if mover.motion == "bounce" and mover.sign != 0 and len(times) > 1:
@@ -128,6 +133,10 @@ def motion_words(mover: Mover, times: torch.Tensor, T_camera_world: torch.Tensor
         if walked < 0.2:
             return "stands still"
         return f"{verb} from side to side"
+    if walked < SLOW * seconds:
+        verb += " slowly"
+    elif walked > QUICK * seconds:
+        verb += " quickly"
     aside, ahead = float(net[0]), float(net[2])
     side, way = "right" if aside > 0 else "left", "away" if ahead > 0 else "toward the camera"
     if min(abs(aside), abs(ahead)) > math.tan(math.pi / 8) * max(abs(aside), abs(ahead)):  # eight ways to go

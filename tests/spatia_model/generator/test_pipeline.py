@@ -71,7 +71,7 @@ def plain(model: ClipGenerator, given: Conditioning, seed: int = SEED) -> torch.
         return transformer(x, times, text, control, len(given.references))
 
     latents = denoise(predict, noise, known, references, steps=2, shift=1.0, solver="euler", prediction="sample")
-    frames = vae.decode(latents)[:, :, H:]
+    frames = vae.decode(latents, T, to_model(given.history[None, -1:])[:, :, 0])  # from the last frame, which is known
     if model.refiner is not None:
         frames = model.refiner.refine(frames, given.projection.rgb[None, H:], given.projection.mask[None, H:])
     return ((frames[0].clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).permute(1, 2, 3, 0)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from spatia_model.generator.vae import CompactVAEConfig, CompactVideoVAE, FrameMemory, TemporalBlock
+from spatia_model.generator.vae import CompactVAEConfig, CompactVideoVAE, FrameMemory, Painter, TemporalBlock
+from tests.spatia_model.generator.test_vae_motion import plain_displaced, plain_follow
 
 SEED = 2_000_000
-TINY = CompactVAEConfig(latent_channels=4, widths=(8, 6, 10), encoder_blocks=(1, 2, 1), decoder_blocks=(2, 1, 2))
+TINY = CompactVAEConfig(latent_channels=4, widths=(8, 6, 10), encoder_blocks=(1, 2, 1), decoder_blocks=(2, 1, 2), follower=(5, 6, 7))
 
 
 def build(config: CompactVAEConfig = TINY) -> CompactVideoVAE:
@@ -56,7 +57,10 @@ def plain_encode(vae: CompactVideoVAE, frames: torch.Tensor) -> tuple[torch.Tens
     xs = [vae.enc_in(unshuffle(x, 4)) for x in xs]
     for block in vae.enc_frames:
         xs = plain_block(block, xs)
+    followed = [torch.cat([y, step / 4], 1) for y, step in plain_follow(vae.enc_follow, xs)]
     xs = [vae.enc_down(torch.cat(pair, 1)) for pair in zip(xs[::2], xs[1::2], strict=True)]
+    joined = [vae.enc_join(torch.cat(pair, 1)) for pair in zip(followed[::2], followed[1::2], strict=True)]
+    xs = [x + y for x, y in zip(xs, joined, strict=True)]
     for block in vae.enc_pairs:
         xs = plain_block(block, xs)
     xs = [vae.enc_merge(torch.cat(pair, 1)) for pair in zip(xs[::2], xs[1::2], strict=True)]
@@ -71,13 +75,34 @@ def plain_decode(vae: CompactVideoVAE, latents: torch.Tensor) -> torch.Tensor:
     xs = [vae.dec_in(x) for x in latents.unbind(2)]
     for block in vae.dec_latent:
         xs = plain_block(block, xs)
-    xs = [half for x in xs for half in vae.dec_split(x).chunk(2, 1)]
-    for block in vae.dec_pairs:
-        xs = plain_block(block, xs)
-    xs = [half for x in xs for half in shuffle(vae.dec_up(x), 2).chunk(2, 1)]
-    for block in vae.dec_frames:
-        xs = plain_block(block, xs)
-    return torch.stack([shuffle(vae.dec_out(x), 4) for x in xs[3:]], 2)
+    frames, anchor = [], None
+    for x in xs:
+        x = shuffle(vae.dec_up(x), 2)
+        y = vae.dec_motion[0](x)
+        motion = 4 * vae.dec_motion[1](y * torch.sigmoid(y))
+        ways = [motion[:, 2 * i : 2 * i + 2] for i in range(7)]  # of frames 1 to 4 from the anchor before, of 1 to 3 from the own one
+        if anchor is None:
+            anchor = plain_paint(vae.dec_anchor, x, [torch.zeros(len(x), 3, 4 * x.shape[2], 4 * x.shape[3])])
+            frames.append(anchor)
+            continue
+        now = plain_paint(vae.dec_anchor, x, [plain_displaced(anchor, ways[3])])
+        told = vae.dec_tell(x).chunk(3, 1)
+        for i in range(3):
+            frames.append(plain_paint(vae.dec_between, told[i], [plain_displaced(anchor, ways[i]), plain_displaced(now, ways[4 + i])]))
+        frames.append(now)
+        anchor = now
+    return torch.stack(frames, 2)
+
+
+def plain_paint(painter: Painter, features: torch.Tensor, moved: list[torch.Tensor]) -> torch.Tensor:
+    """Each picture as far as its share goes, pixel by pixel, and what is added."""
+    x = painter.stem(torch.cat([features, *(unshuffle(picture, 4) for picture in moved)], 1))
+    for block in painter.blocks:
+        x = plain_block(block, [x])[0]
+    drawn = shuffle(painter.out(x * torch.sigmoid(x)), 4)
+    for i, picture in enumerate(moved):
+        drawn[:, :3] += torch.sigmoid(drawn[:, 3 + i : 4 + i]) * picture
+    return drawn[:, :3]
 
 
 @pytest.mark.parametrize("frames", [1, 5, 13])
@@ -147,6 +172,26 @@ def test_last_frames_alone_equal_the_end_of_the_whole():
         torch.testing.assert_close(part, whole[:, :, -last:], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("last", [4, 8, 12])
+def test_frames_can_be_drawn_from_a_known_one_before(last):
+    """From what the whole decode drew there they are those of the whole; from another frame, others."""
+    vae = build()
+    latents = torch.randn(2, 4, 4, 2, 3, generator=torch.Generator().manual_seed(SEED))
+    whole = vae.decode_raw(latents)[0]
+    latents = (latents - vae.latent_mean.view(1, -1, 1, 1, 1)) / vae.latent_std.view(1, -1, 1, 1, 1)
+    part = vae.decode(latents, last, whole[:, :, -last - 1])
+    assert part.shape[2] == last
+    torch.testing.assert_close(part, whole[:, :, -last:].clamp(-1, 1), atol=1e-5, rtol=1e-5)
+    other = vae.decode(latents, last, -whole[:, :, -last - 1])
+    assert all(not torch.allclose(other[:, :, t], part[:, :, t], atol=1e-3) for t in range(4))
+
+
+@pytest.mark.parametrize("last", [None, 3, 13])
+def test_a_known_frame_before_has_to_be_the_end_of_a_latent(last):
+    with pytest.raises(ValueError, match="can't be given"):
+        build().decode(torch.zeros(1, 4, 4, 2, 3), last, torch.zeros(1, 3, 16, 24))
+
+
 @pytest.mark.parametrize("last", [0, -1, 14])
 def test_a_number_of_last_frames_that_is_not_there_is_refused(last):
     with pytest.raises(ValueError, match=f"between 1 and the 13 frames.*got {last}"):
@@ -196,7 +241,8 @@ def test_gradients_reach_every_parameter():
     vae = build().requires_grad_(True)
     mean, log_var = vae.posterior(video(5))
     noise = torch.randn(mean.shape, generator=torch.Generator().manual_seed(SEED))
-    vae.decode_raw(mean + noise * (0.5 * log_var).exp())[0].square().mean().backward()
+    frames = vae.decode_raw(mean + noise * (0.5 * log_var).exp())[0]
+    (frames - video(5)).square().mean().backward()
     for name, p in vae.named_parameters():
         assert p.grad is not None and torch.isfinite(p.grad).all() and p.grad.abs().max() > 0, name
 
@@ -216,7 +262,40 @@ def test_videos_that_do_not_fit_are_refused(shape, message):
         build().encode(torch.zeros(shape))
 
 
-@pytest.mark.parametrize("setting", [{"widths": (8, 8)}, {"encoder_blocks": (1, 0, 1)}, {"decoder_blocks": (1, 1, 1, 1)}])
+def test_motion_is_told_beside_the_frames():
+    vae = build()
+    latents = torch.randn(2, 4, 3, 2, 3, generator=torch.Generator().manual_seed(SEED))
+    frames, memory, motion = vae.decode_motion(latents)
+    assert motion.shape == (2, 3, 7, 2, 4, 6) and motion.dtype == torch.float32
+    torch.testing.assert_close(frames, vae.decode_raw(latents)[0])
+    torch.testing.assert_close(memory[-1][:, 0], frames[:, :, -1])  # a stream goes on from its last anchor
+
+
+def test_steps_are_found_beside_the_posterior():
+    vae, x = build(), video(5, batch=2)
+    mean, log_var, steps = vae.posterior_motion(x)
+    assert steps.shape == (2, 4, 2, 2, 3) and steps.dtype == torch.float32
+    for found, expected in zip((mean, log_var), vae.posterior(x), strict=True):
+        torch.testing.assert_close(found, expected)
+    expected = plain_follow(vae.enc_follow, vae_features(vae, x))
+    torch.testing.assert_close(steps, torch.stack([step for _, step in expected[1:]], 1), atol=1e-5, rtol=1e-5)
+
+
+def vae_features(vae: CompactVideoVAE, frames: torch.Tensor) -> list[torch.Tensor]:
+    xs = [vae.enc_in(unshuffle(x, 4)) for x in frames.unbind(2)]
+    for block in vae.enc_frames:
+        xs = plain_block(block, xs)
+    return xs
+
+
+def test_no_latent_channels_are_refused():
+    with pytest.raises(ValueError, match="latent_channels must be positive, got 0"):
+        CompactVAEConfig(latent_channels=0)
+
+
+@pytest.mark.parametrize(
+    "setting", [{"widths": (8, 8)}, {"encoder_blocks": (1, 0, 1)}, {"decoder_blocks": (1, 1, 1, 1)}, {"follower": (0, 1, 1)}]
+)
 def test_bad_sizes_are_refused(setting):
     with pytest.raises(ValueError, match=f"{next(iter(setting))} must be three positive numbers"):
         CompactVAEConfig(**setting)

@@ -15,7 +15,7 @@ from spatia_model.generator.conditioning import to_model
 from spatia_model.perception.compact import CompactPerceptionConfig
 from spatia_model.training.pictures import PicturePool
 from spatia_model.training.stage_perception import PerceptionStage, degrade, seen_from, zoom
-from spatia_model.training.stage_vae import VAEStage, augment, measure_latents
+from spatia_model.training.stage_vae import VAEStage, expose, measure_latents
 from spatia_model.worlds.trajectories import pose_from
 from tests.spatia_model.data.fake_walks import write
 from tests.spatia_model.generator.test_vae import TINY, build
@@ -62,7 +62,7 @@ def vae_stage(run: Path, **options) -> VAEStage:
 def test_the_vae_learns_from_clips_pans_and_stills(run):
     stage = vae_stage(run)
     assert_learns(stage)
-    assert set(stage.loss(*draw())[1]) == {"clip", "still"}
+    assert set(stage.loss(*draw())[1]) == {"clip", "still", "off"}
 
 
 def test_the_decoder_may_learn_alone(run):
@@ -81,7 +81,7 @@ def test_to_redraw_the_latents_stay(run):
 
 def test_some_clips_stand_still(run):
     stage, rng = vae_stage(run), np.random.default_rng(SEED)
-    frames = torch.cat([next(stage.groups(rng))[1] for _ in range(12)])  # (N, 3, T, h, w)
+    frames = torch.cat([next(stage.groups(rng)).frames for _ in range(12)])  # (N, 3, T, h, w)
     still = [bool((clip == clip[:, :1]).all()) for clip in frames]
     assert 0 < sum(still) < len(still) / 2
 
@@ -98,12 +98,23 @@ def test_latents_are_measured_to_unit_variance(tmp_path):
     torch.testing.assert_close(flat.std(1), torch.ones(3), atol=1e-3, rtol=0)
 
 
-def test_augmenting_treats_a_clip_as_one(run):
-    still = np.broadcast_to(picture().numpy(), (6, 4, 32, 32, 3)).copy()
-    out = augment(np.random.default_rng(SEED), still)
-    assert out.shape == still.shape and out.dtype == np.uint8
+def test_a_clip_is_exposed_as_one(run):
+    rng, still = np.random.default_rng(SEED), np.broadcast_to(picture().numpy(), (4, 32, 32, 3)).copy()
+    out = [expose(rng, still) for _ in range(12)]
+    assert all(clip.shape == still.shape and clip.dtype == np.uint8 for clip in out)
     assert all(np.array_equal(clip[0], frame) for clip in out for frame in clip)
     assert len({clip.tobytes() for clip in out}) > 3
+
+
+def test_the_latents_motion_is_taught(run):
+    """By itself: what is told comes nearer to the truth, and pans, whose motion nobody knows, teach nothing of it."""
+    stage = vae_stage(run, gradient=0.0, motion=1.0)
+    stage.batch = (4, 0, 1)
+    groups = [next(stage.groups(np.random.default_rng(k))) for k in range(6)]
+    assert any(bool(group.motion.known.any()) and group.motion.way.abs().max() > 0.5 for group in groups)  # things do move there
+    stage.batch = (0, 2, 1)
+    pans = next(stage.groups(np.random.default_rng(0)))
+    assert not bool(pans.motion.known.any()) and float(pans.motion.off(torch.ones_like(pans.motion.way), torch.ones(()))) == 0
 
 
 # -- perception ------------------------------------------------------------------------------------------------------

@@ -148,6 +148,10 @@ def test_with_motion_is_the_same_at_first_and_differs_later(worlds: list[World])
         assert world.movers[0].sign == 1  # the world itself is as it was
 
 
+def _pace_unsaid(text: str) -> str:
+    return text.replace(" slowly", "").replace(" quickly", "")
+
+
 def test_motion_words_name_what_the_camera_sees(worlds: list[World]) -> None:
     times = torch.arange(9) / 8
     checked = 0
@@ -163,7 +167,7 @@ def test_motion_words_name_what_the_camera_sees(worlds: list[World]) -> None:
                     continue
                 path = pose[None].expand(9, 4, 4)
                 verb = {"roll": "rolls", "slide": "slides"}[mover.motion]
-                said = [world.with_motion(i, d).describe(path, CAMERA, times) for d in (1, -1, 0)]
+                said = [_pace_unsaid(world.with_motion(i, d).describe(path, CAMERA, times)) for d in (1, -1, 0)]
                 clauses = [f"{mover.name} {verb} {w}" for w in words]
                 right = pose[:3, 0] @ torch.tensor([dx, 0.0, dz], dtype=torch.float64)
                 expected = clauses if words[0] == "away" or right < 0 else clauses[::-1]
@@ -176,7 +180,7 @@ def test_motion_words_name_what_the_camera_sees(worlds: list[World]) -> None:
 
 
 def test_there_are_eight_ways_to_go() -> None:
-    mover = replace(draw_mover(np.random.default_rng(0), "roll", "red"), reach=3.0, heading=0.0, schedule=tuple(0.5 * k for k in range(65)))
+    mover = replace(draw_mover(np.random.default_rng(0), "roll", "red"), reach=3.0, heading=0.0, schedule=tuple(0.6 * k for k in range(65)))
     ways = (
         "to the right",
         "right and toward the camera",
@@ -189,6 +193,17 @@ def test_there_are_eight_ways_to_go() -> None:
         for off in (-0.35, 0.0, 0.35):
             T_camera_world = torch.linalg.inv(pose_from(0.0, -1.4, 0.0, math.pi / 4 * -k + off, 0.1, 0.0))
             assert motion_words(mover, torch.arange(9) / 8, T_camera_world) == f"rolls {way}", (k, off)
+
+
+@pytest.mark.parametrize(("speed", "words"), [(0.4, "rolls slowly away"), (0.6, "rolls away"), (0.8, "rolls quickly away")])
+def test_words_tell_how_fast(speed: float, words: str) -> None:
+    mover = draw_mover(np.random.default_rng(0), "roll", "red")
+    mover = replace(mover, reach=3.0, heading=math.pi / 2, schedule=tuple(speed * k for k in range(65)))  # along z
+    T_camera_world = torch.linalg.inv(pose_from(0.0, -1.4, -2.0, 0.0, 0.1, 0.0))
+    for start, seconds in ((0, 1), (3, 1), (0, 2)):
+        times = start + torch.linspace(0, seconds, 8 * seconds + 1)
+        assert motion_words(mover, times, T_camera_world) == words
+    assert motion_words(mover.turned(0), torch.arange(9) / 8, T_camera_world) == "stands still"
 
 
 def test_what_comes_into_view_was_not_in_view(worlds: list[World]) -> None:

@@ -1,0 +1,112 @@
+"""Comparing and moving pictures, against plain loops."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from spatia_model.generator.vae_motion import REACH, Follower, displaced, match
+
+SEED = 2_000_000
+
+
+def plain_match(now: torch.Tensor, before: torch.Tensor, reach: int) -> torch.Tensor:
+    """Cosine of each cell's features (B, C, h, w) and those of the cells about it, one cell at a time."""
+    b, _, h, w = now.shape
+    side = 2 * reach + 1
+    out = torch.zeros(b, side**2, h, w)
+    for y in range(h):
+        for x in range(w):
+            for dy in range(-reach, reach + 1):
+                for dx in range(-reach, reach + 1):
+                    if 0 <= y + dy < h and 0 <= x + dx < w:
+                        alike = torch.cosine_similarity(now[:, :, y, x], before[:, :, y + dy, x + dx], dim=1)
+                        out[:, (dy + reach) * side + dx + reach, y, x] = alike
+    return out
+
+
+def plain_follow(follower: Follower, frames: list[torch.Tensor]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """What is found and the step, frame by frame (B, C, h, w)."""
+    looks = [follower.look(x) for x in frames]
+    looks = [x - x.mean((2, 3), keepdim=True) for x in looks]
+    out = []
+    for now, before in zip(looks, [looks[0], *looks[:-1]], strict=True):
+        likely = (plain_match(now, before, REACH) * follower.sharpness.exp()).softmax(1) * 10
+        y = F.silu(follower.down(F.silu(follower.match(torch.cat([likely, now], 1)))))
+        for wide in follower.wide:
+            y = y + F.silu(wide(y))
+        out.append((y, 4 * follower.step(y)))
+    return out
+
+
+def plain_displaced(picture: torch.Tensor, motion: torch.Tensor) -> torch.Tensor:
+    """Picture (B, 3, H, W), motion (B, 2, h, w): every pixel fetched by itself, between its four neighbours."""
+    _, _, height, width = picture.shape
+    out = torch.zeros_like(picture)
+    for y in range(height):
+        for x in range(width):
+            way = _between(motion, (y + 0.5) * motion.shape[2] / height - 0.5, (x + 0.5) * motion.shape[3] / width - 0.5)
+            for b in range(len(picture)):
+                out[b, :, y, x] = _between(picture[b : b + 1], y + float(way[b, 1]), x + float(way[b, 0]))[0]
+    return out
+
+
+def _between(x: torch.Tensor, row: float, column: float) -> torch.Tensor:
+    """(B, C) bilinear; beyond the border its values."""
+    row, column = min(max(row, 0.0), x.shape[2] - 1.0), min(max(column, 0.0), x.shape[3] - 1.0)
+    y, z = math.floor(row), math.floor(column)
+    y1, z1, fy, fz = min(y + 1, x.shape[2] - 1), min(z + 1, x.shape[3] - 1), row - y, column - z
+    top = x[:, :, y, z] * (1 - fz) + x[:, :, y, z1] * fz
+    return top * (1 - fy) + (x[:, :, y1, z] * (1 - fz) + x[:, :, y1, z1] * fz) * fy
+
+
+def random(*shape: int) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(SEED + len(shape)))
+
+
+@pytest.mark.parametrize("reach", [1, 3])
+def test_matching_equals_its_plain_statement(reach):
+    now, before = random(2, 3, 5, 4, 6), random(2, 3, 5, 4, 6).flip(0)
+    found = match(now, before, reach)
+    assert found.shape == (2, 3, (2 * reach + 1) ** 2, 4, 6)
+    for t in range(3):
+        torch.testing.assert_close(found[:, t], plain_match(now[:, t], before[:, t], reach), atol=1e-5, rtol=1e-5)
+    learning = match(now.requires_grad_(), before, reach)  # goes another way
+    assert learning.requires_grad
+    torch.testing.assert_close(learning, found, atol=1e-5, rtol=1e-5)
+
+
+def test_what_moved_is_found_where_it_was():
+    before = random(1, 1, 8, 9, 9)
+    now = before.roll((-1, 2), (-2, -1))  # up by one cell, right by two
+    best = match(now, before, 3).argmax(2)[0, 0, 3:6, 3:6]
+    assert bool((best == (1 + 3) * 7 + (-2 + 3)).all())
+
+
+def test_following_equals_its_plain_statement():
+    torch.manual_seed(SEED)
+    follower, x = Follower(6, 4, 5, 7), random(2, 3, 6, 6, 8)
+    with torch.no_grad():
+        found, steps = follower(x)
+        expected = plain_follow(follower, list(x.unbind(1)))
+    assert found.shape == (2, 3, 7, 3, 4) and steps.shape == (2, 3, 2, 3, 4)
+    torch.testing.assert_close(found, torch.stack([y for y, _ in expected], 1), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(steps, torch.stack([step for _, step in expected], 1), atol=1e-4, rtol=1e-4)
+
+
+def test_displacing_equals_its_plain_statement():
+    pictures, motion = random(2, 2, 3, 8, 12), 3 * random(2, 2, 2, 2, 3)
+    found = displaced(pictures, motion)
+    for s in range(2):
+        torch.testing.assert_close(found[:, s], plain_displaced(pictures[:, s], motion[:, s]), atol=1e-5, rtol=1e-4)
+
+
+def test_a_whole_field_is_a_shift():
+    pictures = random(1, 1, 3, 6, 8)
+    way = torch.zeros(1, 1, 2, 6, 8)
+    torch.testing.assert_close(displaced(pictures, way), pictures, atol=1e-5, rtol=1e-5)
+    way[:, :, 0], way[:, :, 1] = 2.0, -1.0  # what is here was two to the right and one up
+    torch.testing.assert_close(displaced(pictures, way)[..., 1:, :-2], pictures[..., :-1, 2:], atol=1e-5, rtol=1e-5)
