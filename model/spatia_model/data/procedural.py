@@ -12,7 +12,9 @@ import math
 import os
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from spatia_model.config import FRAME_RATE, MiniConfig, mini_camera
+from spatia_model.types import Camera
 from spatia_model.worlds import World
 from spatia_model.worlds.trajectories import pose_from, sample_path
 from spatia_model.worlds.watching import watching_walk
@@ -122,6 +125,21 @@ def run_jobs(function, jobs: list, processes: int, label: str) -> None:
             progress(i + 1)
 
 
+@dataclass(frozen=True)
+class Film:
+    """A piece of a video: rgb (T, h, w, 3) uint8, T_world_camera (T, 4, 4), the whole picture's camera, the piece's first row and column.
+
+    Where they are known, depth (T, h, w) in metres, and dynamic (T, h, w) bool, what moves by itself.
+    """
+
+    rgb: np.ndarray
+    T_world_camera: torch.Tensor
+    camera: Camera
+    corner: tuple[int, int]
+    depth: torch.Tensor | None = None
+    dynamic: torch.Tensor | None = None
+
+
 class ClipFolder:
     """Random access to a folder of walks. New files are noticed every now and then, so making and training can overlap."""
 
@@ -155,12 +173,21 @@ class ClipFolder:
 
     def random_frames(self, rng: np.random.Generator, frames: int, crop: int) -> np.ndarray:
         """(frames, crop, crop, 3) uint8 from a random place and time of a random world."""
-        clip, time, rows, columns = self.random_window(rng, frames, crop)
-        return clip.get_slice("rgb")[time, rows, columns].numpy()
+        rgb = self.pick(rng).get_slice("rgb")
+        time, rows, columns = random_piece(rng, rgb.get_shape()[:3], frames, crop)
+        return rgb[time, rows, columns].numpy()
 
-    def random_window(self, rng: np.random.Generator, frames: int, crop: int) -> tuple[Any, slice, slice, slice]:
-        """A random walk's handle, and a random time and place of it: frames, rows and columns."""
+    def random_film(self, rng: np.random.Generator, frames: int, crop: int) -> Film:
+        """The same with what is known of depth and camera."""
         clip = self.pick(rng)
-        n, h, w, _ = clip.get_slice("rgb").get_shape()
-        start, y, x = int(rng.integers(n - frames + 1)), int(rng.integers(h - crop + 1)), int(rng.integers(w - crop + 1))
-        return clip, slice(start, start + frames), slice(y, y + crop), slice(x, x + crop)
+        piece = random_piece(rng, clip.get_slice("rgb").get_shape()[:3], frames, crop)
+        rgb, depth, dynamic = (clip.get_slice(name)[piece] for name in ("rgb", "depth", "dynamic"))
+        camera = mini_camera(MiniConfig(image_size=clip.get_slice("rgb").get_shape()[1]))
+        corner = (piece[1].start, piece[2].start)
+        return Film(rgb.numpy(), clip.get_tensor("T_world_camera")[piece[0]], camera, corner, depth, dynamic)
+
+
+def random_piece(rng: np.random.Generator, shape: Sequence[int], frames: int, crop: int) -> tuple[slice, slice, slice]:
+    """A random time and square of a video (T, H, W): frames, rows, columns."""
+    t, y, x = (int(rng.integers(whole - part + 1)) for whole, part in zip(shape, (frames, crop, crop), strict=True))
+    return slice(t, t + frames), slice(y, y + crop), slice(x, x + crop)

@@ -16,7 +16,9 @@ from torch import nn
 
 from spatia_model.config import MiniConfig
 from spatia_model.data.clips import ClipDataset
+from spatia_model.data.procedural import Film, random_piece
 from spatia_model.data.schema import Clip, ShardError
+from spatia_model.geometry.camera import camera_from_normalised
 from spatia_model.training.recipe import Recipe
 from spatia_model.training.stage_control import Averaged, open_clips
 from spatia_model.types import Projection
@@ -25,7 +27,7 @@ HELD = 64  # decoded clips kept in memory
 
 
 class PixelClips:
-    """Clips with pictures as the embedded stages want them: `random_frames`, `still` and `pan` for the autoencoder, `pick` for perception.
+    """Clips with pictures as the embedded stages want them: `random_film`, `still` and `pan` for the autoencoder, `pick` for perception.
 
     Decoding a clip's pictures is the dear part, so decoded clips are kept, and drawn from several times before they are replaced. What is
     drawn depends on the generator alone.
@@ -52,12 +54,18 @@ class PixelClips:
 
     def random_frames(self, rng: np.random.Generator, frames: int, crop: int) -> np.ndarray:
         """(frames, crop, crop, 3) uint8 from a random place and time; smaller crops where the pictures are smaller."""
-        rgb = self.clip(rng).frames
-        assert rgb is not None
-        n, h, w, _ = rgb.shape
+        return self.random_film(rng, frames, crop).rgb
+
+    def random_film(self, rng: np.random.Generator, frames: int, crop: int) -> Film:
+        """The same, with depth and what moves where the clip has them."""
+        clip = self.clip(rng)
+        assert clip.frames is not None
+        n, h, w, _ = clip.frames.shape
         frames, crop = min(frames, 1 + (n - 1) // 4 * 4), min(crop, h // 8 * 8, w // 8 * 8)
-        t, y, x = int(rng.integers(n - frames + 1)), int(rng.integers(h - crop + 1)), int(rng.integers(w - crop + 1))
-        return rgb[t : t + frames, y : y + crop, x : x + crop].numpy()
+        piece = random_piece(rng, (n, h, w), frames, crop)
+        camera = camera_from_normalised(clip.intrinsics[piece[0].start].tolist(), w, h)
+        depth, dynamic = (None if whole is None else whole[piece] for whole in (clip.depth, clip.dynamic))
+        return Film(clip.frames[piece].numpy(), clip.T_world_camera[piece[0]], camera, (piece[1].start, piece[2].start), depth, dynamic)
 
     def still(self, rng: np.random.Generator, crop: int) -> np.ndarray:
         return self.random_frames(rng, 1, crop)[0]
@@ -168,7 +176,8 @@ class VAEOnClips(_OnClips):
     def __init__(self, recipe: Recipe):
         from spatia_model.training.stage_vae import VAEStage
 
-        train, held_out = (PixelClips(data, ("frames",)) for data in open_clips(recipe, ("frames",)))
+        # With depth, what the latents tell of motion can be compared with the truth.
+        train, held_out = (PixelClips(data, ("frames",)) for data in open_clips(recipe, ("frames", "depth", "dynamic")))
         self.inner = VAEStage(train, held_out, train, crop=recipe.crop)  # type: ignore[arg-type]
         if recipe.model != "mini":
             from spatia_model.training.models import load_parts

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from spatia_model.config import MiniConfig, mini_camera
 from spatia_model.data.procedural import ClipFolder
 from spatia_model.evaluation.metrics import gradient_energy, psnr
 from spatia_model.generator.conditioning import to_frames, to_model
@@ -22,7 +21,6 @@ STANDING = 0.15  # of clips: what stands still must not pulse, and in walks hard
 
 
 FRAMES = 9  # of a clip
-PAIRS = all_pairs(FRAMES)
 
 
 @dataclass(frozen=True)
@@ -60,7 +58,6 @@ class VAEStage:
         self.model = CompactVideoVAE(config)
         self.clips, self.validation, self.pool = clips, validation, pool
         self.crop, self.batch, self.kl, self.gradient, self.motion = crop, batch, kl, gradient, motion
-        self.camera = mini_camera(MiniConfig())
         self.decoder_only = decoder_only
         if decoder_only:
             self.name = "redraw"
@@ -80,8 +77,9 @@ class VAEStage:
         worlds, pans, stills = self.batch
         count, device = worlds + pans + stills, device_of(self.model)
         drawn = [self._clip(rng) for _ in range(worlds)]
-        clips = [clip for clip, _ in drawn] + [self.pool.pan(rng, FRAMES, self.crop) for _ in range(pans)]
-        motions = [motion for _, motion in drawn] + [Motion.none(len(PAIRS), self.crop, known=False)] * pans
+        panned = [self.pool.pan(rng, FRAMES, self.crop) for _ in range(pans)]
+        clips = [clip for clip, _ in drawn] + panned
+        motions = [motion for _, motion in drawn] + [Motion.none(len(all_pairs(len(p))), p.shape[1], known=False) for p in panned]
         for i, clip in enumerate(clips):
             if rng.random() < 0.5:
                 clips[i], motions[i] = clip[:, :, ::-1], motions[i].mirrored()
@@ -92,13 +90,13 @@ class VAEStage:
 
     def _clip(self, rng: np.random.Generator) -> tuple[np.ndarray, Motion]:
         """Frames (T, h, w, 3) of a walk and how its things move, or some of the time one of its frames again and again."""
-        clip, time, rows, columns = self.clips.random_window(rng, FRAMES, self.crop)
-        frames = clip.get_slice("rgb")[time, rows, columns].numpy()
+        film = self.clips.random_film(rng, FRAMES, self.crop)
+        rgb, pairs = film.rgb, all_pairs(len(film.rgb))
         if rng.random() < STANDING:
-            return frames[rng.integers(len(frames)), None].repeat(len(frames), 0), Motion.none(len(PAIRS), self.crop)
-        depth, dynamic = (clip.get_slice(name)[time, rows, columns] for name in ("depth", "dynamic"))
-        poses = clip.get_tensor("T_world_camera")[time]
-        return frames, motion_between(depth, dynamic, poses, self.camera, (rows.start, columns.start), PAIRS)
+            return rgb[rng.integers(len(rgb)), None].repeat(len(rgb), 0), Motion.none(len(pairs), rgb.shape[1])
+        if film.depth is None or film.dynamic is None or not pairs:
+            return rgb, Motion.none(len(pairs), rgb.shape[1], known=False)
+        return rgb, motion_between(film.depth, film.dynamic, film.T_world_camera, film.camera, film.corner, pairs)
 
     def _reconstruct(self, group: Group, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         frames = group.frames
@@ -113,8 +111,8 @@ class VAEStage:
         loss = loss + self.kl * 0.5 * (mean.square() + log_var.exp() - 1 - log_var).mean()
         mse = float((decoded - frames).detach().clamp(-2, 2).square().mean())
         figures = {group.name: -10 * np.log10(mse / 4 + 1e-10)}
-        if group.motion is not None:
-            clear = pattern(frames)[:, [here for here, _ in PAIRS]]
+        if group.motion is not None and frames.shape[2] > 1:
+            clear = pattern(frames)[:, [here for here, _ in all_pairs(frames.shape[2])]]
             steps = F.interpolate(found.flatten(0, 1), size=clear.shape[-2:], mode="bilinear").unflatten(0, found.shape[:2])
             off = group.motion.off(torch.cat([told[:, 1:].flatten(1, 2), steps], 1), clear)
             loss = loss + self.motion * off
