@@ -180,9 +180,10 @@ class ClipFolder:
     def random_film(self, rng: np.random.Generator, frames: int, crop: int) -> Film:
         """The same with what is known of depth and camera."""
         clip = self.pick(rng)
-        piece = random_piece(rng, clip.get_slice("rgb").get_shape()[:3], frames, crop)
+        shape = clip.get_slice("rgb").get_shape()[:3]
+        piece = random_piece(rng, shape, frames, crop)
         rgb, depth, dynamic = (clip.get_slice(name)[piece] for name in ("rgb", "depth", "dynamic"))
-        camera = mini_camera(MiniConfig(image_size=clip.get_slice("rgb").get_shape()[1]))
+        camera = mini_camera(MiniConfig(image_size=shape[1]))
         corner = (piece[1].start, piece[2].start)
         return Film(rgb.numpy(), clip.get_tensor("T_world_camera")[piece[0]], camera, corner, depth, dynamic)
 

@@ -261,11 +261,10 @@ class CompactVideoVAE(nn.Module):
         x = _each(nn.PixelShuffle(2), _each(self.dec_up, x))  # (B, n, a, 2h, 2w)
         motion = _each(self.dec_motion[1], F.silu(_each(self.dec_motion[0], x))).float() * 4
         motion = motion.unflatten(2, (MOTIONS, 2))
-        if before is not None and last is not None:
-            x, motion = x[:, -last // TEMPORAL :], motion[:, -last // TEMPORAL :]
-            anchors = self._anchors(x, motion[:, :, TEMPORAL - 1], before[:, None].to(x.dtype))
-        else:
-            anchors = self._anchors(x, motion[:, :, TEMPORAL - 1], memory[-1] if memory else None)
+        known = memory[-1][:, 0] if memory else None
+        if before is not None and last is not None:  # what lies before it need not be drawn
+            x, motion, known = x[:, -last // TEMPORAL :], motion[:, -last // TEMPORAL :], before.to(x.dtype)
+        anchors = self._anchors(x, motion[:, :, TEMPORAL - 1], known)
         first = len(anchors) - x.shape[1]  # 1 where an anchor from before is known
         wanted = x.shape[1] - 1 + first if last is None else min(x.shape[1] - 1 + first, -(-last // TEMPORAL))
         frames = torch.stack(anchors[-wanted - 1 :], 1)  # (B, wanted + 1, 3, H, W)
@@ -279,8 +278,8 @@ class CompactVideoVAE(nn.Module):
         return frames, [*state.features, anchors[-1][:, None]], motion
 
     def _anchors(self, x: torch.Tensor, motion: torch.Tensor, before: torch.Tensor | None) -> list[torch.Tensor]:
-        """The last frame (B, 3, H, W) of every latent, from features (B, n, a, 2h, 2w); before them that of `before` (B, 1, 3, H, W)."""
-        anchors = [] if before is None else [before[:, 0]]
+        """The last frame (B, 3, H, W) of every latent, from features (B, n, a, 2h, 2w); first of them `before`, where it is known."""
+        anchors = [] if before is None else [before]
         for i in range(x.shape[1]):
             if anchors:
                 moved = displaced(anchors[-1][:, None], motion[:, i, None])

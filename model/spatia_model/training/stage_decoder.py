@@ -52,7 +52,7 @@ class DecoderStage:
         flatness: float = 0.01,
     ):
         self.model = Decoded(vae)
-        self.plain = VAEStage(clips, validation, pool, vae.config, crop, batch)
+        self.plain = VAEStage(clips, validation, pool, vae.config, crop, batch, motion=0.0)
         self.plain.model = vae
         self.noise, self.adversarial, self.gradient, self.ramp, self.flatness = noise, adversarial, gradient, ramp, flatness
 

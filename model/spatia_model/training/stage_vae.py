@@ -94,7 +94,7 @@ class VAEStage:
         rgb, pairs = film.rgb, all_pairs(len(film.rgb))
         if rng.random() < STANDING:
             return rgb[rng.integers(len(rgb)), None].repeat(len(rgb), 0), Motion.none(len(pairs), rgb.shape[1])
-        if film.depth is None or film.dynamic is None or not pairs:
+        if not self.motion or film.depth is None or film.dynamic is None or not pairs:
             return rgb, Motion.none(len(pairs), rgb.shape[1], known=False)
         return rgb, motion_between(film.depth, film.dynamic, film.T_world_camera, film.camera, film.corner, pairs)
 
@@ -111,7 +111,7 @@ class VAEStage:
         loss = loss + self.kl * 0.5 * (mean.square() + log_var.exp() - 1 - log_var).mean()
         mse = float((decoded - frames).detach().clamp(-2, 2).square().mean())
         figures = {group.name: -10 * np.log10(mse / 4 + 1e-10)}
-        if group.motion is not None and frames.shape[2] > 1:
+        if self.motion and group.motion is not None and frames.shape[2] > 1:
             clear = pattern(frames)[:, [here for here, _ in all_pairs(frames.shape[2])]]
             steps = F.interpolate(found.flatten(0, 1), size=clear.shape[-2:], mode="bilinear").unflatten(0, found.shape[:2])
             off = group.motion.off(torch.cat([told[:, 1:].flatten(1, 2), steps], 1), clear)
