@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save_file
 
 from spatia_model import model_folder
 from spatia_model.generator.checkpoint import CheckpointError, sha256
-from spatia_model.model_folder import FILES, load_mini, resolve, save_mini
+from spatia_model.generator.vae import CompactVAEConfig, CompactVideoVAE
+from spatia_model.model_folder import FILES, load_mini, load_planner, resolve, save_mini
 from spatia_model.world_model import WorldModel
 from tests.spatia_model.tiny import CONFIG, OPTIONS, SEED, picture, tiny_parts, walk
 
@@ -134,6 +135,18 @@ def test_settings_are_not_made_up(folder):
     path.write_text(json.dumps(described))
     with pytest.raises(CheckpointError, match="perception.*original config.json"):
         load_mini(folder)
+
+
+def test_a_folder_from_before_motion_was_put_right_opens(folder):
+    """Its config does not say what its autoencoder lacks."""
+    generator, perceiver, *_ = load_mini(folder)
+    settings = generator.vae.config.to_dict() | {"between": 32, "align_blocks": 0}
+    earlier = CompactVideoVAE(CompactVAEConfig(**settings))
+    save_mini(folder, CONFIG, OPTIONS, earlier, *_parts(generator, perceiver)[1:], load_planner(folder))
+    described = json.loads((folder / "config.json").read_text())
+    described["vae"] = {name: value for name, value in described["vae"].items() if name not in ("between", "align_blocks")}
+    describe(folder, vae=described["vae"])
+    assert load_mini(folder)[0].vae.config.to_dict() == settings
 
 
 @pytest.mark.parametrize("text", ["", "{", "[1, 2]", "\x00\x01"])

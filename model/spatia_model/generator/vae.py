@@ -17,11 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from spatia_model.generator.vae_motion import Follower, displaced
+from spatia_model.generator.vae_motion import Aligner, Follower, displaced
 
 TEMPORAL = 4  # frames per latent frame
 MOTIONS = 2 * TEMPORAL - 1  # of a latent: all its frames from the anchor before, and the three between from its own anchor
-BETWEEN = 32  # channels in which the latent tells something of each frame between
 
 
 class VideoVAE(Protocol):
@@ -52,13 +51,17 @@ class CompactVAEConfig:
         widths: channels of frames at 1/4 size, of pairs of frames at 1/8, of latents at 1/8.
         encoder_blocks: of frames, pairs, latents.
         decoder_blocks: of latents, anchors, frames between.
+        between: channels in which the latent tells something of each frame between.
+        align_blocks: of what puts motion right, in encoder and decoder; 0: it stays as it is found and told.
         follower: channels in which the encoder compares frames, thinks about what it finds, and concludes.
     """
 
     latent_channels: int = 64
     widths: tuple[int, int, int] = (64, 96, 128)
     encoder_blocks: tuple[int, int, int] = (1, 1, 2)
-    decoder_blocks: tuple[int, int, int] = (3, 3, 2)
+    decoder_blocks: tuple[int, int, int] = (1, 3, 3)
+    between: int = 48
+    align_blocks: int = 2
     follower: tuple[int, int, int] = (32, 48, 64)
 
     def __post_init__(self) -> None:
@@ -67,8 +70,11 @@ class CompactVAEConfig:
             if len(value) != 3 or min(value) < 1:
                 raise ValueError(f"{name} must be three positive numbers, got {value}")
             object.__setattr__(self, name, value)
-        if self.latent_channels < 1:
-            raise ValueError(f"latent_channels must be positive, got {self.latent_channels}")
+        for name in ("latent_channels", "between"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if self.align_blocks < 0:
+            raise ValueError(f"align_blocks must be 0 or more, got {self.align_blocks}")
 
     def to_dict(self) -> dict:
         return asdict(self)
@@ -171,6 +177,7 @@ class CompactVideoVAE(nn.Module):
         self.enc_in = conv(48, a, 3, padding=1)
         self.enc_frames = _stage(a, config.encoder_blocks[0])
         self.enc_follow = Follower(a, *config.follower)
+        self.enc_align = Aligner(0, config.follower[1], config.align_blocks) if config.align_blocks else None
         self.enc_down = conv(2 * a, b, 4, stride=2, padding=1)  # two frames at 1/4 to one at 1/8
         self.enc_join = conv(2 * (config.follower[2] + 2), b, 1)
         self.enc_pairs = _stage(b, config.encoder_blocks[1])
@@ -183,8 +190,9 @@ class CompactVideoVAE(nn.Module):
         self.dec_up = conv(c, 4 * a, 3, padding=1)
         self.dec_motion = nn.ModuleList([conv(a, a, 3, padding=1), conv(a, 2 * MOTIONS, 3, padding=1)])
         self.dec_anchor = Painter(a, a, 1, config.decoder_blocks[1])
-        self.dec_tell = conv(a, (TEMPORAL - 1) * BETWEEN, 3, padding=1)
-        self.dec_between = Painter(BETWEEN, a, 2, config.decoder_blocks[2])
+        self.dec_tell = conv(a, (TEMPORAL - 1) * config.between, 3, padding=1)
+        self.dec_align = Aligner(config.between, a, config.align_blocks) if config.align_blocks else None
+        self.dec_between = Painter(config.between, a, 2, config.decoder_blocks[2])
         self.latent_mean: torch.Tensor
         self.latent_std: torch.Tensor
         self.register_buffer("latent_mean", torch.zeros(z))
@@ -201,7 +209,7 @@ class CompactVideoVAE(nn.Module):
         memory = FrameMemory()
         x = _each(self.enc_in, _each(nn.PixelUnshuffle(4), frames.transpose(1, 2)))
         x = _run(self.enc_frames, x, memory)
-        found, steps = self.enc_follow(x)
+        found, steps = self._follow(x, frames.transpose(1, 2))
         found = torch.cat([found, steps / 4], 2)
         # The first frame counts as four equal ones. At frame rate their features are equal too: computed once, repeated.
         x, found = (torch.cat([part[:, :1].expand(-1, TEMPORAL - 1, -1, -1, -1), part], 1) for part in (x, found))
@@ -211,6 +219,16 @@ class CompactVideoVAE(nn.Module):
         x = _each(self.enc_out, _run(self.enc_latent, x, memory))
         mean, log_var = x.transpose(1, 2).chunk(2, 1)
         return mean, log_var.clamp(-20, 10), steps[:, 1:].float()
+
+    def _follow(self, x: torch.Tensor, frames: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the follower finds in features (B, T, C, h, w), its steps put right by the frames (B, T, 3, 4h, 4w) themselves."""
+        found, steps = self.enc_follow(x)
+        if self.enc_align is not None and frames.shape[1] > 1:
+            now, before, way = (part.flatten(0, 1)[:, None] for part in (frames[:, 1:], frames[:, :-1], steps[:, 1:]))
+            missing = self.enc_align(now.new_zeros(len(now), 0, *x.shape[-2:]), torch.cat([now, displaced(before, way)], 1))[:, 1]
+            later = steps[:, 1:] + F.avg_pool2d(missing, 2).unflatten(0, (len(steps), -1)).to(steps.dtype)
+            steps = torch.cat([steps[:, :1], later], 1)
+        return found, steps
 
     def encode(self, frames: torch.Tensor) -> torch.Tensor:
         mean = self.posterior(frames.to(self.enc_in.weight.dtype))[0].float()
@@ -269,7 +287,8 @@ class CompactVideoVAE(nn.Module):
         wanted = x.shape[1] - 1 + first if last is None else min(x.shape[1] - 1 + first, -(-last // TEMPORAL))
         frames = torch.stack(anchors[-wanted - 1 :], 1)  # (B, wanted + 1, 3, H, W)
         if wanted:
-            between = self._between(x[:, -wanted:], motion[:, -wanted:], frames)
+            between, ways = self._between(x[:, -wanted:], motion[:, -wanted:], frames)
+            motion = torch.cat([motion[:, :-wanted], ways], 1)
             groups = torch.cat([between, frames[:, 1:, None]], 2).flatten(1, 2)
             frames = groups if first else torch.cat([frames[:, :1], groups], 1)
         frames = frames.transpose(1, 2)
@@ -288,14 +307,17 @@ class CompactVideoVAE(nn.Module):
             anchors.append(self.dec_anchor(x[:, i], moved))
         return anchors
 
-    def _between(self, x: torch.Tensor, motion: torch.Tensor, anchors: torch.Tensor) -> torch.Tensor:
-        """The three frames (B, n, 3, 3, H, W) of each latent before its last one; anchors (B, n + 1, 3, H, W)."""
+    def _between(self, x: torch.Tensor, motion: torch.Tensor, anchors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The three frames (B, n, 3, 3, H, W) of each latent before its last one, and the motion put right; anchors (B, n + 1, 3, H, W)."""
         b, n = x.shape[:2]
-        told = _each(self.dec_tell, x).unflatten(2, (TEMPORAL - 1, BETWEEN)).flatten(0, 2)
-        pairs = torch.stack([anchors[:, :-1], anchors[:, 1:]], 2)[:, :, None].expand(-1, -1, TEMPORAL - 1, -1, -1, -1, -1)
-        ways = torch.stack([motion[:, :, : TEMPORAL - 1], motion[:, :, TEMPORAL:]], 3)  # (B, n, 3, 2, 2, 2h, 2w)
-        drawn = self.dec_between(told, displaced(pairs.flatten(0, 2), ways.flatten(0, 2)))
-        return drawn.unflatten(0, (b, n, TEMPORAL - 1))
+        told = _each(self.dec_tell, x).unflatten(2, (TEMPORAL - 1, -1)).flatten(0, 2)
+        pairs = torch.stack([anchors[:, :-1], anchors[:, 1:]], 2)[:, :, None].expand(-1, -1, TEMPORAL - 1, -1, -1, -1, -1).flatten(0, 2)
+        ways = torch.stack([motion[:, :, : TEMPORAL - 1], motion[:, :, TEMPORAL:]], 3).flatten(0, 2)  # (B * n * 3, 2, 2, 2h, 2w)
+        if self.dec_align is not None:
+            ways = ways + self.dec_align(told, displaced(pairs, ways))
+        drawn = self.dec_between(told, displaced(pairs, ways))
+        back, on = ways.unflatten(0, (b, n, TEMPORAL - 1)).unbind(3)
+        return drawn.unflatten(0, (b, n, TEMPORAL - 1)), torch.cat([back, motion[:, :, TEMPORAL - 1 : TEMPORAL], on], 2)
 
 
 def _check_frames(frames: torch.Tensor, factor: int) -> None:

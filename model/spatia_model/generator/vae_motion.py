@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from torch import nn
 
 REACH = 3  # cells of 4 pixels over which a thing is looked for in the frame before
+NEAR = 2  # pixels over which two pictures of one frame are laid upon each other
+CELL = 4
 
 
 class Follower(nn.Module):
@@ -99,3 +101,51 @@ def displaced(pictures: torch.Tensor, motion: torch.Tensor) -> torch.Tensor:
     grid = torch.stack([(field[:, 0] + x) * (2 / width) - 1, (field[:, 1] + y[:, None]) * (2 / height) - 1], -1)
     out = F.grid_sample(pictures.flatten(0, 1).float(), grid, mode="bilinear", padding_mode="border", align_corners=False)
     return out.to(pictures.dtype).unflatten(0, (n, s))
+
+
+class Aligner(nn.Module):
+    """Puts right where two pictures of a frame, moved there from the frames before and after, do not meet.
+
+    Motion that is found by features, or told by a latent, is off by parts of a pixel; the two pictures show by how much. They are compared
+    at small displacements, as bidirectional interpolators do (BMBC, RIFE), and a few convolutions tell what to add to either motion.
+    """
+
+    def __init__(self, features: int, width: int, blocks: int):
+        super().__init__()
+        self.sharpness = nn.Parameter(torch.tensor(4.0))  # log; of differences in brightness
+        self.stem = nn.Conv2d(features + 2 * 3 * CELL**2 + (2 * NEAR + 1) ** 2, width, 3, padding=1)
+        self.blocks = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(2 * blocks))
+        self.out = nn.Conv2d(width, 4, 3, padding=1)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]
+
+    def forward(self, features: torch.Tensor, moved: torch.Tensor) -> torch.Tensor:
+        """Features (N, C, h, w) and moved pictures (N, 2, 3, 4h, 4w) to what either motion lacks: (N, 2, 2, h, w) float32, in pixels."""
+        unlike = disagreement(moved)
+        likely = torch.softmax(-unlike * self.sharpness.exp(), 1).to(features.dtype) * 5
+        x = self.stem(torch.cat([features, F.pixel_unshuffle(moved.flatten(1, 2), CELL).to(features.dtype), likely], 1))
+        for first, second in zip(self.blocks[::2], self.blocks[1::2], strict=True):
+            x = x + second(F.silu(first(F.silu(x))))
+        return self.out(F.silu(x)).float().unflatten(1, (2, 2))
+
+
+def disagreement(moved: torch.Tensor) -> torch.Tensor:
+    """How unlike two pictures are in each cell when the second is shifted.
+
+    Args:
+        moved: (N, 2, 3, H, W).
+
+    Returns:
+        (N, (2 NEAR + 1)^2, H / 4, W / 4) float32: mean differences in brightness, displacements row by row from (-NEAR, -NEAR) on; at the border,
+        its colours go on.
+    """
+    height, width = moved.shape[-2:]
+    first, second = moved.float().mean(2).unbind(1)
+    second = F.pad(second[:, None], (NEAR, NEAR, NEAR, NEAR), mode="replicate")[:, 0]
+    cells = (len(moved), height // CELL, CELL, width // CELL, CELL)
+    unlike = []
+    for y in range(2 * NEAR + 1):
+        for x in range(2 * NEAR + 1):
+            apart = (first - second[:, y : y + height, x : x + width]).abs()
+            unlike.append(apart.view(cells).sum(2).sum(3))  # rows first: half the time of a pooling layer
+    return torch.stack(unlike, 1) / CELL**2

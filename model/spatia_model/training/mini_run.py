@@ -72,9 +72,10 @@ def vae(out: Path, args: argparse.Namespace) -> None:
 
 
 def redraw(out: Path, args: argparse.Namespace) -> None:
-    """The decoder alone, longer: latents stay valid."""
-    stage = VAEStage(ClipFolder(out / "walks"), ClipFolder(out / "validation"), PicturePool(out / PICTURES), decoder_only=True, kl=0.0)
-    stage.model.load_state_dict(load_vae(out).state_dict())
+    """The autoencoder again, longer, its latents kept near what they are: those made before stay valid."""
+    kept = CompactVideoVAE().eval().requires_grad_(False)
+    kept.load_state_dict(_read(out / "vae-final.pt", "vae"))
+    stage = VAEStage(ClipFolder(out / "walks"), ClipFolder(out / "validation"), PicturePool(out / PICTURES), keeps=kept, kl=0.0)
     fit(stage, loop_config(args, "redraw", LoopConfig(steps=3000, lr=0.004, optimizer="muon", validate_every=500)), out, args.device)
 
 

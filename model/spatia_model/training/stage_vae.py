@@ -37,7 +37,8 @@ class VAEStage:
     """Charbonnier and gradient losses on 9-frame clips and on stills (a still is a clip of one frame); in clips of worlds, whose depth
     and cameras are known, the motion that the latents tell is compared with the true one.
 
-    `decoder_only`: the encoder, and so every latent, stays as it is; the stage is then called "redraw".
+    `keeps`: an autoencoder whose latents are to stay valid. The stage goes on from it, is called "redraw", and pays `near` for every
+    squared standard deviation by which latents leave its own.
     """
 
     name = "vae"
@@ -52,17 +53,17 @@ class VAEStage:
         batch: tuple[int, int, int] = (4, 1, 5),
         kl: float = 1e-4,
         gradient: float = 1.0,
-        motion: float = 0.05,
-        decoder_only: bool = False,
+        motion: float = 0.1,
+        keeps: CompactVideoVAE | None = None,
+        near: float = 0.2,
     ):
         self.model = CompactVideoVAE(config)
         self.clips, self.validation, self.pool = clips, validation, pool
         self.crop, self.batch, self.kl, self.gradient, self.motion = crop, batch, kl, gradient, motion
-        self.decoder_only = decoder_only
-        if decoder_only:
+        self.keeps, self.near = keeps, near
+        if keeps is not None:
             self.name = "redraw"
-            for name, parameter in self.model.named_parameters():
-                parameter.requires_grad_(name.startswith("dec_"))
+            self.model.load_state_dict(keeps.state_dict())
 
     def loss(self, rng: np.random.Generator, generator: torch.Generator, step: int) -> tuple[torch.Tensor, dict[str, float]]:
         total, figures = torch.zeros((), device=device_of(self.model)), {}
@@ -100,8 +101,7 @@ class VAEStage:
 
     def _reconstruct(self, group: Group, generator: torch.Generator) -> tuple[torch.Tensor, dict[str, float]]:
         frames = group.frames
-        with torch.set_grad_enabled(not self.decoder_only):
-            mean, log_var, found = self.model.posterior_motion(frames)
+        mean, log_var, found = self.model.posterior_motion(frames)
         mean, log_var = mean.float(), log_var.float()
         noise = torch.randn(mean.shape, generator=generator).to(mean.device)
         latents = mean + noise * (0.5 * log_var).exp()
@@ -111,6 +111,12 @@ class VAEStage:
         loss = loss + self.kl * 0.5 * (mean.square() + log_var.exp() - 1 - log_var).mean()
         mse = float((decoded - frames).detach().clamp(-2, 2).square().mean())
         figures = {group.name: -10 * np.log10(mse / 4 + 1e-10)}
+        if self.keeps is not None:
+            with torch.no_grad():
+                then = self.keeps.to(frames.device).posterior(frames)[0].float()
+            left = ((mean - then) / self.model.latent_std.view(1, -1, 1, 1, 1)).square().mean()
+            loss = loss + self.near * left
+            figures[f"left_{group.name}"] = float(left.detach()) ** 0.5
         if self.motion and group.motion is not None and frames.shape[2] > 1:
             clear = pattern(frames)[:, [here for here, _ in all_pairs(frames.shape[2])]]
             steps = F.interpolate(found.flatten(0, 1), size=clear.shape[-2:], mode="bilinear").unflatten(0, found.shape[:2])

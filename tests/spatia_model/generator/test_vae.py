@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
+import torch.nn.functional as F
 
 from spatia_model.generator.vae import CompactVAEConfig, CompactVideoVAE, FrameMemory, Painter, TemporalBlock
-from tests.spatia_model.generator.test_vae_motion import plain_displaced, plain_follow
+from tests.spatia_model.generator.test_vae_motion import plain_align, plain_displaced, plain_follow
 
 SEED = 2_000_000
 TINY = CompactVAEConfig(latent_channels=4, widths=(8, 6, 10), encoder_blocks=(1, 2, 1), decoder_blocks=(2, 1, 2), follower=(5, 6, 7))
@@ -57,7 +60,7 @@ def plain_encode(vae: CompactVideoVAE, frames: torch.Tensor) -> tuple[torch.Tens
     xs = [vae.enc_in(unshuffle(x, 4)) for x in xs]
     for block in vae.enc_frames:
         xs = plain_block(block, xs)
-    followed = [torch.cat([y, step / 4], 1) for y, step in plain_follow(vae.enc_follow, xs)]
+    followed = [torch.cat([y, step / 4], 1) for y, step in plain_steps(vae, xs, frames)]
     xs = [vae.enc_down(torch.cat(pair, 1)) for pair in zip(xs[::2], xs[1::2], strict=True)]
     joined = [vae.enc_join(torch.cat(pair, 1)) for pair in zip(followed[::2], followed[1::2], strict=True)]
     xs = [x + y for x, y in zip(xs, joined, strict=True)]
@@ -69,6 +72,18 @@ def plain_encode(vae: CompactVideoVAE, frames: torch.Tensor) -> tuple[torch.Tens
     both = torch.stack([vae.enc_out(x) for x in xs], 2)
     z = vae.latent_channels
     return both[:, :z], both[:, z:].clamp(-20, 10)
+
+
+def plain_steps(vae: CompactVideoVAE, xs: list[torch.Tensor], frames: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """What the follower finds and its steps put right, for features of frames (B, 3, T, H, W), the first as often as there are more."""
+    out, first = [], len(xs) - frames.shape[2]  # until then time stands still, and nothing has to be put right
+    for t, (found, step) in enumerate(plain_follow(vae.enc_follow, xs)):
+        if vae.enc_align is not None and t > first:
+            now, before = frames[:, :, t - first], frames[:, :, t - first - 1]
+            missing = plain_align(vae.enc_align, xs[t][:, :0], now, plain_displaced(before, step))[1]
+            step = step + F.avg_pool2d(missing, 2)
+        out.append((found, step))
+    return out
 
 
 def plain_decode(vae: CompactVideoVAE, latents: torch.Tensor) -> torch.Tensor:
@@ -88,7 +103,11 @@ def plain_decode(vae: CompactVideoVAE, latents: torch.Tensor) -> torch.Tensor:
         now = plain_paint(vae.dec_anchor, x, [plain_displaced(anchor, ways[3])])
         told = vae.dec_tell(x).chunk(3, 1)
         for i in range(3):
-            frames.append(plain_paint(vae.dec_between, told[i], [plain_displaced(anchor, ways[i]), plain_displaced(now, ways[4 + i])]))
+            back, on = ways[i], ways[4 + i]
+            if vae.dec_align is not None:
+                added = plain_align(vae.dec_align, told[i], plain_displaced(anchor, back), plain_displaced(now, on))
+                back, on = back + added[0], on + added[1]
+            frames.append(plain_paint(vae.dec_between, told[i], [plain_displaced(anchor, back), plain_displaced(now, on)]))
         frames.append(now)
         anchor = now
     return torch.stack(frames, 2)
@@ -113,9 +132,9 @@ def test_encoder_equals_its_plain_statement(frames):
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("count", [1, 2, 4])
-def test_decoder_equals_its_plain_statement(count):
-    vae = build()
+@pytest.mark.parametrize(("count", "align_blocks"), [(1, 2), (2, 2), (4, 2), (2, 0)])
+def test_decoder_equals_its_plain_statement(count, align_blocks):
+    vae = build(replace(TINY, align_blocks=align_blocks))
     latents = torch.randn(2, 4, count, 2, 3, generator=torch.Generator().manual_seed(SEED))
     found, _ = vae.decode_raw(latents)
     assert found.shape == (2, 3, 4 * count - 3, 16, 24)
@@ -277,7 +296,7 @@ def test_steps_are_found_beside_the_posterior():
     assert steps.shape == (2, 4, 2, 2, 3) and steps.dtype == torch.float32
     for found, expected in zip((mean, log_var), vae.posterior(x), strict=True):
         torch.testing.assert_close(found, expected)
-    expected = plain_follow(vae.enc_follow, vae_features(vae, x))
+    expected = plain_steps(vae, vae_features(vae, x), x)
     torch.testing.assert_close(steps, torch.stack([step for _, step in expected[1:]], 1), atol=1e-5, rtol=1e-5)
 
 
@@ -288,9 +307,15 @@ def vae_features(vae: CompactVideoVAE, frames: torch.Tensor) -> list[torch.Tenso
     return xs
 
 
-def test_no_latent_channels_are_refused():
-    with pytest.raises(ValueError, match="latent_channels must be positive, got 0"):
-        CompactVAEConfig(latent_channels=0)
+@pytest.mark.parametrize("channels", ["latent_channels", "between"])
+def test_no_channels_are_refused(channels):
+    with pytest.raises(ValueError, match=f"{channels} must be positive, got 0"):
+        CompactVAEConfig(**{channels: 0})
+
+
+def test_fewer_than_no_blocks_are_refused():
+    with pytest.raises(ValueError, match="align_blocks must be 0 or more, got -1"):
+        CompactVAEConfig(align_blocks=-1)
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from spatia_model.generator.vae_motion import REACH, Follower, displaced, match
+from spatia_model.generator.vae_motion import NEAR, REACH, Aligner, Follower, disagreement, displaced, match
 
 SEED = 2_000_000
 
@@ -52,6 +52,32 @@ def plain_displaced(picture: torch.Tensor, motion: torch.Tensor) -> torch.Tensor
             for b in range(len(picture)):
                 out[b, :, y, x] = _between(picture[b : b + 1], y + float(way[b, 1]), x + float(way[b, 0]))[0]
     return out
+
+
+def plain_disagreement(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """Two pictures (B, 3, H, W), pixel by pixel; displacement by displacement, the mean of each 4x4 pixels."""
+    b, _, height, width = first.shape
+    side = 2 * NEAR + 1
+    out = torch.zeros(b, side**2, height // 4, width // 4)
+    for y in range(height):
+        for x in range(width):
+            for dy in range(-NEAR, NEAR + 1):
+                for dx in range(-NEAR, NEAR + 1):
+                    other = second[:, :, min(max(y + dy, 0), height - 1), min(max(x + dx, 0), width - 1)]
+                    off = (first[:, :, y, x].mean(1) - other.mean(1)).abs()
+                    out[:, (dy + NEAR) * side + dx + NEAR, y // 4, x // 4] += off / 16
+    return out
+
+
+def plain_align(aligner: Aligner, features: torch.Tensor, first: torch.Tensor, second: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """What to add to either motion (B, 2, h, w), from features (B, C, h, w) and the pictures (B, 3, 4h, 4w) moved so far."""
+    likely = (-plain_disagreement(first, second) * aligner.sharpness.exp()).softmax(1) * 5
+    x = aligner.stem(torch.cat([features, F.pixel_unshuffle(first, 4), F.pixel_unshuffle(second, 4), likely], 1))
+    for i in range(0, len(aligner.blocks), 2):
+        y = aligner.blocks[i](x * torch.sigmoid(x))
+        x = x + aligner.blocks[i + 1](y * torch.sigmoid(y))
+    added = aligner.out(x * torch.sigmoid(x))
+    return added[:, :2], added[:, 2:]
 
 
 def _between(x: torch.Tensor, row: float, column: float) -> torch.Tensor:
@@ -110,3 +136,29 @@ def test_a_whole_field_is_a_shift():
     torch.testing.assert_close(displaced(pictures, way), pictures, atol=1e-5, rtol=1e-5)
     way[:, :, 0], way[:, :, 1] = 2.0, -1.0  # what is here was two to the right and one up
     torch.testing.assert_close(displaced(pictures, way)[..., 1:, :-2], pictures[..., :-1, 2:], atol=1e-5, rtol=1e-5)
+
+
+def test_disagreement_equals_its_plain_statement():
+    moved = random(2, 2, 3, 8, 12)
+    found = disagreement(moved)
+    assert found.shape == (2, 25, 2, 3)
+    torch.testing.assert_close(found, plain_disagreement(*moved.unbind(1)), atol=1e-5, rtol=1e-5)
+
+
+def test_pictures_agree_where_one_is_shifted_onto_the_other():
+    first = random(1, 3, 24, 24)
+    second = first.roll((1, -2), (-2, -1))  # down by one, left by two
+    best = disagreement(torch.stack([first, second], 1)).argmin(1)[0, 1:-1, 1:-1]
+    assert bool((best == (1 + NEAR) * 5 + (-2 + NEAR)).all())
+
+
+def test_aligning_equals_its_plain_statement():
+    torch.manual_seed(SEED)
+    aligner, features, moved = Aligner(6, 8, 2), random(2, 6, 2, 3), random(2, 2, 3, 8, 12)
+    with torch.no_grad():
+        assert aligner(features, moved).abs().max() == 0  # before it has learned anything, motion stays as told
+        torch.nn.init.normal_(aligner.out.weight)
+        found = aligner(features, moved)
+        expected = plain_align(aligner, features, *moved.unbind(1))
+    assert found.shape == (2, 2, 2, 2, 3) and found.dtype == torch.float32
+    torch.testing.assert_close(found, torch.stack(expected, 1), atol=1e-4, rtol=1e-4)

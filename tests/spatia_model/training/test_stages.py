@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
 
@@ -20,7 +21,7 @@ from spatia_model.worlds.trajectories import pose_from
 from tests.spatia_model.data.fake_walks import write
 from tests.spatia_model.generator.test_vae import TINY, build
 from tests.spatia_model.tiny import SEED, picture
-from tests.spatia_model.training.stage_checks import CONFIG, assert_learns, draw, pool, randomise, windows
+from tests.spatia_model.training.stage_checks import CONFIG, assert_learns, draw, pool, windows
 
 # -- pictures --------------------------------------------------------------------------------------------------------
 
@@ -65,18 +66,26 @@ def test_the_vae_learns_from_clips_pans_and_stills(run):
     assert set(stage.loss(*draw())[1]) == {"clip", "still", "off"}
 
 
-def test_the_decoder_may_learn_alone(run):
-    stage = vae_stage(run, decoder_only=True)
-    randomise(stage.model)
-    stage.loss(*draw())[0].backward()
-    for name, p in stage.model.named_parameters():
-        assert (p.grad is None) == name.startswith("enc_"), name
-
-
-def test_to_redraw_the_latents_stay(run):
-    stage = vae_stage(run, decoder_only=True)
+def test_to_redraw_goes_on_from_what_is_kept(run):
+    kept = build(TINY)
+    stage = vae_stage(run, keeps=kept)
     assert stage.name == "redraw" and vae_stage(run).name == "vae"
-    assert all(p.requires_grad == name.startswith("dec_") for name, p in stage.model.named_parameters())
+    for name, value in kept.state_dict().items():
+        torch.testing.assert_close(stage.model.state_dict()[name], value)
+    assert_learns(stage)
+    assert not any(p.requires_grad for p in kept.parameters())
+
+
+def test_to_redraw_pays_for_latents_that_leave(run):
+    kept = build(TINY)
+    stage = vae_stage(run, keeps=kept, near=3.0)
+    assert stage.loss(*draw())[1]["left_clip"] < 1e-6  # nothing has changed yet
+    with torch.no_grad():
+        stage.model.enc_out.bias[: TINY.latent_channels] += 0.5 * kept.latent_std  # half a standard deviation, everywhere
+    loss, figures = stage.loss(*draw())
+    assert figures["left_clip"] == pytest.approx(0.5, abs=1e-4) and figures["left_still"] == pytest.approx(0.5, abs=1e-4)
+    stage.near = 0.0
+    assert float((loss - stage.loss(*draw())[0]).detach()) == pytest.approx(3.0 * 0.25, abs=1e-3)
 
 
 def test_some_clips_stand_still(run):
