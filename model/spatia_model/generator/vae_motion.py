@@ -136,8 +136,8 @@ def disagreement(moved: torch.Tensor) -> torch.Tensor:
         moved: (N, 2, 3, H, W).
 
     Returns:
-        (N, (2 NEAR + 1)^2, H / 4, W / 4) float32: mean differences in brightness, displacements row by row from (-NEAR, -NEAR) on; at the border,
-        its colours go on.
+        (N, (2 NEAR + 1)^2, H / 4, W / 4) float32: mean differences in brightness, displacements row by row from (-NEAR, -NEAR) on; at the
+        border, its colours go on.
     """
     height, width = moved.shape[-2:]
     first, second = moved.float().mean(2).unbind(1)

@@ -28,7 +28,6 @@ SUSPICION = 0.6  # log odds added where only looks tell: a thing overlooked can 
 PITCHES = tuple(range(-40, 26, 5))  # degrees up that a picture's camera may have been held at, where nobody says
 USUAL_PITCH, PITCH_SPREAD = -4.0, 12.0  # degrees: how cameras are held
 PITCH_TELLS = 10.0  # by how much the network's doubt outweighs that
-OWN = 8.0  # log odds by which a pixel prefers its own memory at first
 CONFIDENT_ERROR = 0.1  # "confident" means a relative depth error below this
 
 
@@ -38,7 +37,6 @@ class CompactPerceptionConfig:
     looks: int | tuple[int, ...] = (2, 7)  # attention blocks at the last scales, the coarsest last; n, in earlier folders, is (n, 0)
     every: int = 2  # look at every n-th frame of a clip: what the map fuses
     extends: bool = False  # the memory's surfaces are also suggested beyond where the memory ends
-    snaps: int = 0  # choose among the depths that the memory shows up to so many pixels away, so that edges lie where the frame has them
     by_looks: bool = False  # of a single picture, call dynamic what by its looks may move; else nothing, for want of evidence
 
     def __post_init__(self) -> None:
@@ -49,8 +47,6 @@ class CompactPerceptionConfig:
         if len(looks) > len(self.widths) or min(looks, default=0) < 0:
             raise ValueError(f"looks={self.looks}: expected up to {len(self.widths)} numbers, for the last scales, none below 0")
         object.__setattr__(self, "looks", looks)
-        if self.snaps < 0:
-            raise ValueError(f"snaps = {self.snaps}; expected a number of pixels, or 0: do not choose among neighbours")
         if self.every < 1:
             raise ValueError(f"every = {self.every}; expected a whole number of at least 1: look at every n-th frame")
 
@@ -91,29 +87,13 @@ class _Look(nn.Module):
         return x + self.narrow(F.silu(self.wide(y)))
 
 
-class _Snap(nn.Module):
-    """What each pixel prefers of those up to `reach` pixels about it."""
-
-    def __init__(self, features: int, width: int, reach: int):
-        super().__init__()
-        self.look = nn.Conv2d(features, width, 3, padding=1)
-        self.prefer = nn.Conv2d(width, 4 * (2 * reach + 1) ** 2, 3, padding=1)
-        nn.init.zeros_(self.prefer.weight)
-        nn.init.zeros_(self.prefer.bias)  # type: ignore[arg-type]
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(N, C, h, w) to (N, (2 reach + 1)^2, 2h, 2w) float32."""
-        return F.pixel_shuffle(self.prefer(F.silu(self.look(x))), 2).float()
-
-
 class CompactPerception(nn.Module):
     """U-Net over 2x2-unshuffled inputs; `forward` works on the stacked inputs, `perceive` on frames.
 
     Depth without memory comes as planes: a surface with normal n at distance d from the camera has inverse depth (n / d) . ray, so a wall
     or a floor is one constant for the network to say, sharp to its edges (local planar guidance; Lee et al. 2019). Rays are level: turned
     by the camera's pitch and roll but not its heading, so that a floor's n is always "up". Where the memory covers a pixel, a gate
-    chooses between its depth, slightly corrected, and the plane; with `extends` also where one of its surfaces would go on; with `snaps`
-    its depth may be that of a pixel beside.
+    chooses between its depth, slightly corrected, and the plane; with `extends` also where one of its surfaces would go on.
     """
 
     CHANNELS = 14  # rgb 3, memory rgb 3, memory log depth, mask, earlier rgb 3, level ray 3
@@ -133,8 +113,6 @@ class CompactPerception(nn.Module):
         self.up = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in zip(w, w[1:], strict=False))
         self.up_blocks = nn.ModuleList(_Block(c) for c in w[:-1])
         self.head = nn.Conv2d(w[0], self.OUTPUTS * 4, 3, padding=1)
-        if config.snaps:
-            self.snap = _Snap(w[0] + 4 * self.CHANNELS, 32, config.snaps)
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """(N, 14, H, W) to log depth, log of its error scale, and dynamic logit, each (N, H, W)."""
@@ -144,8 +122,7 @@ class CompactPerception(nn.Module):
         if any(pad):
             x = F.pad(x, (0, pad[1], 0, pad[0]), mode="replicate")
         prior, mask, rays = x[:, 6].float(), x[:, 7].float(), x[:, 11:14].float()
-        shown = F.pixel_unshuffle(x, 2)
-        y = self.stem(shown)
+        y = self.stem(F.pixel_unshuffle(x, 2))
         skips = []
         for i, block in enumerate(self.down_blocks):
             y = block(y)
@@ -157,8 +134,6 @@ class CompactPerception(nn.Module):
         for i in reversed(range(len(self.up))):
             y = self.up_blocks[i](F.interpolate(self.up[i](y), scale_factor=2.0) + skips[i])
         out = F.pixel_shuffle(self.head(y), 2).float()
-        if self.config.snaps:
-            prior = chosen(prior, self.snap(torch.cat([y, shown], 1)))
         inverse = (out[:, :3] * rays).sum(1) + out[:, 3] + 1 / TYPICAL_DEPTH
         inverse = F.softplus(inverse - 1 / MAX_DEPTH, beta=20.0) + 1 / MAX_DEPTH
         gate = (out[:, 5] + 2).sigmoid() * mask
@@ -231,28 +206,6 @@ class CompactPerception(nn.Module):
         looked = torch.zeros(len(frames), 1, 1)
         looked[rows] = 1
         return Perception(depth[source], confidence_of(log_scale).cpu()[source] * looked, dynamic[source])
-
-
-def chosen(prior: torch.Tensor, preference: torch.Tensor) -> torch.Tensor:
-    """The memory's depth, each pixel's chosen among those about it.
-
-    What the memory shows is its cells' edges, a pixel or two off those in the frame. Averages of near and far are nowhere, so the
-    network chooses, softly, and prefers a pixel's own depth before it has learned anything.
-
-    Args:
-        prior: (N, H, W) log depth, 0 where nothing is told.
-        preference: (N, (2 r + 1)^2, H, W) log weights of the pixels about each, row by row; its own gets OWN more.
-
-    Returns:
-        (N, H, W), 0 where `prior` is.
-    """
-    side = math.isqrt(preference.shape[1])
-    around = F.pad(prior.unsqueeze(1), (side // 2,) * 4)
-    around = torch.stack([around[:, 0, y : y + prior.shape[1], x : x + prior.shape[2]] for y in range(side) for x in range(side)], 1)
-    own = torch.zeros(side**2, 1, 1, device=prior.device)
-    own[side**2 // 2] = OWN
-    share = (preference + own).masked_fill(around == 0, -1e4).softmax(1)
-    return (share * around).sum(1) * (prior != 0)
 
 
 def median(depth: torch.Tensor, size: int = 5) -> torch.Tensor:

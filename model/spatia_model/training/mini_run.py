@@ -44,6 +44,7 @@ MINI = MiniConfig(surroundings=True)
 PERCEPTION = CompactPerceptionConfig(extends=True, by_looks=True)
 PICTURES = "pictures.npy"
 WATCHED_CLIPS = 2  # one without, one with a past that shows how things move
+SHARPNESS = 0.6  # how far weights go from exact pictures to sharp ones; between the two there is a way (ESRGAN, network interpolation)
 VIEWS = 6  # of each world of which only first pictures are taken
 # Momentum is short: what a critic wants changes with every step.
 AGAINST_CRITIC = LoopConfig(lr=4e-4, warmup=30, betas=(0.5, 0.95), ema=0.99)
@@ -82,18 +83,18 @@ def redraw(out: Path, args: argparse.Namespace) -> None:
 def decoder(out: Path, args: argparse.Namespace) -> None:
     """The decoder alone, against a critic: latents stay valid."""
     stage = DecoderStage(load_vae(out), ClipFolder(out / "walks"), ClipFolder(out / "validation"), PicturePool(out / PICTURES))
-    fit(stage, loop_config(args, "decoder", replace(AGAINST_CRITIC, steps=800, validate_every=200)), out, args.device)
+    fit(stage, loop_config(args, "decoder", replace(AGAINST_CRITIC, steps=400, lr=1e-4, validate_every=200)), out, args.device)
 
 
 def load_vae(out: Path) -> CompactVideoVAE:
-    """The trained autoencoder, with the decoder of stage `redraw`, and then of `decoder`, once these have run."""
+    """The trained autoencoder: of stage `redraw`, and SHARPNESS of the way from there to that of `decoder`, once these have run."""
     model = CompactVideoVAE()
     model.load_state_dict(_read(out / "vae-final.pt", "vae"))
     if (out / "redraw.pt").exists():
         model.load_state_dict(_read(out / "redraw.pt", "redraw")["average"])
     if (out / "decoder.pt").exists():
-        weights = _read(out / "decoder.pt", "decoder")["average"]
-        model.load_state_dict(_part(weights, "vae."))
+        sharp = _part(_read(out / "decoder.pt", "decoder")["average"], "vae.")
+        model.load_state_dict({name: torch.lerp(value, sharp[name], SHARPNESS) for name, value in model.state_dict().items()})
     return model.eval().requires_grad_(False)
 
 

@@ -3,7 +3,6 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from scipy.ndimage import grey_opening
@@ -16,11 +15,9 @@ from spatia_model.perception import CompactPerception, CompactPerceptionConfig
 from spatia_model.perception.compact import (
     CONFIDENT_ERROR,
     GAINS,
-    OWN,
     SUSPICION,
     TYPICAL_DEPTH,
     _Look,
-    chosen,
     confidence_of,
     level_rays,
     median,
@@ -240,43 +237,6 @@ def test_with_extends_the_memory_s_surfaces_go_on_beyond_it():
     plain, told = (stack_inputs(frames(), path, CAMERA, prior, None, extends) for extends in (False, True))
     assert torch.equal(plain[:, :6], told[:, :6]) and torch.equal(plain[:, 7:], told[:, 7:])  # colours and mask say what is known
     assert torch.equal(plain[:, 6] * plain[:, 7], told[:, 6] * told[:, 7])
-
-
-def test_choosing_equals_a_loop():
-    generator = torch.Generator().manual_seed(SEED)
-    prior, wish = torch.randn(2, 5, 6, generator=generator), 3 * torch.randn(2, 25, 5, 6, generator=generator)
-    prior[:, 1:3, 2:] = 0  # nothing is told there
-    found = chosen(prior, wish)
-    for n, y, x in np.ndindex(2, 5, 6):
-        total = share = 0.0
-        for k, (dy, dx) in enumerate((dy, dx) for dy in range(-2, 3) for dx in range(-2, 3)):
-            if 0 <= y + dy < 5 and 0 <= x + dx < 6 and prior[n, y + dy, x + dx] != 0:
-                weight = float((wish[n, k, y, x] + OWN * (dy == dx == 0)).exp())
-                total, share = total + weight * float(prior[n, y + dy, x + dx]), share + weight
-        assert float(found[n, y, x]) == pytest.approx(0.0 if prior[n, y, x] == 0 else total / share, abs=1e-4)
-
-
-def test_a_network_that_snaps_can_take_its_neighbour_s_depth():
-    """The gate open; every pixel told to prefer the one to its right. Untaught, it keeps its own."""
-    net, prior = CompactPerception(CompactPerceptionConfig((8, 8), every=1, snaps=1)).eval(), projection()
-    with torch.no_grad():
-        for conv in (net.head, net.snap.prefer):
-            conv.weight.zero_()
-            conv.bias.zero_()
-        net.head.bias[20:24] = 30.0
-    path = walk(0, frames=2)
-    still = net.perceive(frames(), path, CAMERA, prior).depth
-    assert float(((still - prior.depth).abs() * prior.mask).mean()) < 0.02
-    with torch.no_grad():
-        net.snap.prefer.bias[5 * 4 : 6 * 4] = 30.0  # of 3x3, the sixth
-    both = prior.mask[:, :, :-1] & prior.mask[:, :, 1:]
-    moved = net.perceive(frames(), path, CAMERA, prior).depth[:, :, :-1]
-    torch.testing.assert_close(moved[both], prior.depth[:, :, 1:][both], atol=1e-3, rtol=1e-3)
-
-
-def test_a_negative_reach_is_refused():
-    with pytest.raises(ValueError, match="snaps = -1"):
-        CompactPerceptionConfig(snaps=-1)
 
 
 @pytest.mark.parametrize(("height", "width"), [(37, 50), (2, 2), (17, 32)])
