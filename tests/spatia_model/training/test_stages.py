@@ -13,7 +13,9 @@ import torch.nn.functional as F
 from spatia_model.config import MiniConfig, mini_camera
 from spatia_model.data.procedural import ClipFolder
 from spatia_model.generator.conditioning import to_model
+from spatia_model.generator.vae import CompactVideoVAE
 from spatia_model.perception.compact import CompactPerceptionConfig
+from spatia_model.training.mini_run import load_vae
 from spatia_model.training.pictures import PicturePool
 from spatia_model.training.stage_perception import PerceptionStage, degrade, seen_from, zoom
 from spatia_model.training.stage_vae import VAEStage, expose, measure_latents
@@ -86,6 +88,22 @@ def test_to_redraw_pays_for_latents_that_leave(run):
     assert figures["left_clip"] == pytest.approx(0.5, abs=1e-4) and figures["left_still"] == pytest.approx(0.5, abs=1e-4)
     stage.near = 0.0
     assert float((loss - stage.loss(*draw())[0]).detach()) == pytest.approx(3.0 * 0.25, abs=1e-3)
+
+
+def test_what_is_trained_after_the_vae_goes_part_of_the_way_to_sharp_pictures(tmp_path):
+    first, again, sharp = (CompactVideoVAE().state_dict() for _ in range(3))
+    torch.save(first, tmp_path / "vae-final.pt")
+    assert_equal(load_vae(tmp_path).state_dict(), first)
+    torch.save({"average": again}, tmp_path / "redraw.pt")
+    assert_equal(load_vae(tmp_path).state_dict(), again)
+    torch.save({"average": {f"vae.{name}": value for name, value in sharp.items()} | {"critic.x": torch.ones(1)}}, tmp_path / "decoder.pt")
+    assert_equal(load_vae(tmp_path).state_dict(), {name: 0.4 * value + 0.6 * sharp[name] for name, value in again.items()})
+
+
+def assert_equal(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value)
 
 
 def test_some_clips_stand_still(run):
