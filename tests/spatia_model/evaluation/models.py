@@ -89,4 +89,6 @@ def tiny_model(seed: int = 0) -> WorldModel:
     perception = CompactPerception(CompactPerceptionConfig(widths=(8, 8), looks=0)).eval()
     for part in (vae, transformer, text, perception):
         part.requires_grad_(False)
+    vae.dec_up.weight.mul_(10)  # else biases drown what the latents, and so the memory, say
+    vae.dec_anchor.stem.weight.mul_(10)
     return WorldModel(ClipGenerator(vae, transformer, text, SamplerOptions(steps=1)), perception, config, MappingConfig(tracking="path"))
