@@ -8,7 +8,7 @@ from torch import nn
 
 REACH = 3  # cells of 4 pixels over which a thing is looked for in the frame before
 NEAR = 2  # pixels over which two pictures of one frame are laid upon each other
-CELL = 4
+CELL = 4  # pixels
 
 
 class Follower(nn.Module):
