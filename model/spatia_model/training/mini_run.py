@@ -28,7 +28,7 @@ from spatia_model.generator.pipeline import SamplerOptions
 from spatia_model.generator.vae import CompactVideoVAE
 from spatia_model.model_folder import save_mini
 from spatia_model.perception.compact import CompactPerception, CompactPerceptionConfig
-from spatia_model.training.cli import VALIDATION_SEED, _numbers, loop_config
+from spatia_model.training.cli import VALIDATION_SEED, _earlier, _numbers, loop_config
 from spatia_model.training.loop import LoopConfig, fit
 from spatia_model.training.pictures import PicturePool
 from spatia_model.training.stage_decoder import DecoderStage
@@ -38,6 +38,7 @@ from spatia_model.training.stage_perception import PerceptionStage
 from spatia_model.training.stage_refiner import Pair, RefinerStage
 from spatia_model.training.stage_sharpen import SharpenStage
 from spatia_model.training.stage_vae import VAEStage, measure_latents
+from spatia_model.training.starting import start_from
 from spatia_model.worlds import VOCABULARY
 
 MINI = MiniConfig(surroundings=True)
@@ -67,17 +68,32 @@ def vae(out: Path, args: argparse.Namespace) -> None:
     stage = VAEStage(clips, ClipFolder(out / "validation"), PicturePool(out / PICTURES))
     fit(stage, loop_config(args, "vae", LoopConfig(steps=3000, lr=0.006, optimizer="muon", validate_every=500)), out, args.device)
     measure_latents(stage.model, clips, seed=args.seed)
+    _save_final(stage.model, out)
+
+
+def _save_final(model: CompactVideoVAE, out: Path) -> None:
+    out.mkdir(parents=True, exist_ok=True)
     temporary = out / f"vae-final.partial{os.getpid()}"  # every process of a distributed run writes the same
-    torch.save(stage.model.state_dict(), temporary)
+    torch.save(model.state_dict(), temporary)
     os.replace(temporary, out / "vae-final.pt")
 
 
 def redraw(out: Path, args: argparse.Namespace) -> None:
     """The autoencoder again, longer, its latents kept near what they are: those made before stay valid."""
-    kept = CompactVideoVAE().eval().requires_grad_(False)
-    kept.load_state_dict(_read(out / "vae-final.pt", "vae"))
+    kept = kept_vae(out, args.start_from)
     stage = VAEStage(ClipFolder(out / "walks"), ClipFolder(out / "validation"), PicturePool(out / PICTURES), keeps=kept, kl=0.0)
     fit(stage, loop_config(args, "redraw", LoopConfig(steps=3000, lr=0.004, optimizer="muon", validate_every=500)), out, args.device)
+
+
+def kept_vae(out: Path, earlier: Path | None) -> CompactVideoVAE:
+    """The autoencoder whose latents `redraw` keeps: of stage `vae`; where that never ran, of the model that the run starts from."""
+    model = CompactVideoVAE().eval().requires_grad_(False)
+    folder = _earlier(earlier, "redraw")
+    if not (out / "vae-final.pt").exists() and folder and Path(folder, "config.json").exists():
+        start_from(Path(folder), model, "redraw")
+        _save_final(model, out)
+    model.load_state_dict(_read(out / "vae-final.pt", "vae"))
+    return model
 
 
 def decoder(out: Path, args: argparse.Namespace) -> None:

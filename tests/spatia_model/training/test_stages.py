@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 
 from spatia_model.config import MiniConfig, mini_camera
 from spatia_model.data.procedural import ClipFolder
 from spatia_model.generator.conditioning import to_model
 from spatia_model.generator.vae import CompactVideoVAE
+from spatia_model.model_folder import EMBEDDED
 from spatia_model.perception.compact import CompactPerceptionConfig
-from spatia_model.training.mini_run import load_vae
+from spatia_model.training.mini_run import kept_vae, load_vae
 from spatia_model.training.pictures import PicturePool
 from spatia_model.training.stage_perception import PerceptionStage, degrade, seen_from, zoom
 from spatia_model.training.stage_vae import VAEStage, expose, measure_latents
@@ -98,6 +100,19 @@ def test_what_is_trained_after_the_vae_goes_part_of_the_way_to_sharp_pictures(tm
     assert_equal(load_vae(tmp_path).state_dict(), again)
     torch.save({"average": {f"vae.{name}": value for name, value in sharp.items()} | {"critic.x": torch.ones(1)}}, tmp_path / "decoder.pt")
     assert_equal(load_vae(tmp_path).state_dict(), {name: 0.4 * value + 0.6 * sharp[name] for name, value in again.items()})
+
+
+def test_to_redraw_keeps_the_latents_of_the_model_it_starts_from(tmp_path):
+    """Where stage vae never ran. What has run is not touched."""
+    kept = kept_vae(tmp_path / "run", Path("spatia-mini"))
+    expected = {name: value.float() for name, value in load_file(EMBEDDED / "spatia-mini" / "vae.safetensors").items()}
+    assert_equal(kept.state_dict(), expected)
+    assert_equal(load_vae(tmp_path / "run").state_dict(), expected)
+    own = {name: value + 1 for name, value in expected.items()}
+    torch.save(own, tmp_path / "run" / "vae-final.pt")
+    assert_equal(kept_vae(tmp_path / "run", Path("spatia-mini")).state_dict(), own)
+    with pytest.raises(ValueError, match="run the stage before it first .*--stage vae"):
+        kept_vae(tmp_path / "none", None)
 
 
 def assert_equal(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
