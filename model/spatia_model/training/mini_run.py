@@ -89,7 +89,7 @@ def kept_vae(out: Path, earlier: Path | None) -> CompactVideoVAE:
     """The autoencoder whose latents `redraw` keeps: of stage `vae`; where that never ran, of the model that the run starts from."""
     model = CompactVideoVAE().eval().requires_grad_(False)
     folder = _earlier(earlier, "redraw")
-    if not (out / "vae-final.pt").exists() and folder and Path(folder, "config.json").exists():
+    if not (out / "vae-final.pt").exists() and folder and Path(folder).is_dir():
         start_from(Path(folder), model, "redraw")
         _save_final(model, out)
     model.load_state_dict(_read(out / "vae-final.pt", "vae"))
@@ -104,14 +104,13 @@ def decoder(out: Path, args: argparse.Namespace) -> None:
 
 def load_vae(out: Path) -> CompactVideoVAE:
     """The trained autoencoder: of stage `redraw`, and SHARPNESS of the way from there to that of `decoder`, once these have run."""
-    model = CompactVideoVAE()
-    model.load_state_dict(_read(out / "vae-final.pt", "vae"))
+    model = kept_vae(out, None)
     if (out / "redraw.pt").exists():
         model.load_state_dict(_read(out / "redraw.pt", "redraw")["average"])
     if (out / "decoder.pt").exists():
         sharp = _part(_read(out / "decoder.pt", "decoder")["average"], "vae.")
         model.load_state_dict({name: torch.lerp(value, sharp[name], SHARPNESS) for name, value in model.state_dict().items()})
-    return model.eval().requires_grad_(False)
+    return model
 
 
 def _read(path: Path, stage: str) -> dict:

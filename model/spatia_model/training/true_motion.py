@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 
 from spatia_model.generator.vae import TEMPORAL
+from spatia_model.generator.vae_motion import CELL
 from spatia_model.types import Camera
 
-CELL = 4  # pixels
 FARTHEST = 48.0  # pixels: what comes from farther away is nowhere in a clip
 PLAIN = 0.02  # weight of a place without any pattern; an edge from black to white has 2
 
