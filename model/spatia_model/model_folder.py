@@ -106,7 +106,7 @@ def load_mini(folder: Path, device: str = "cpu") -> tuple[ClipGenerator, Compact
     try:
         config = MiniConfig(**described["world"])
         options = SamplerOptions(**described["sampler"])
-        vae = CompactVideoVAE(CompactVAEConfig(**{"between": 32, "align_blocks": 0, **described["vae"]}))
+        vae = CompactVideoVAE(CompactVAEConfig(**{"between": 32, "align_blocks": 0, "sampling": "bilinear", **described["vae"]}))
         transformer = SpatiaTransformer.from_settings(described["transformer"])
         text = CompactTextEncoder(CompactTextConfig(**described["text"]))
         perception = CompactPerception(CompactPerceptionConfig(**described["perception"]))

@@ -19,6 +19,7 @@ from torch import nn
 
 from spatia_model.generator.vae_motion import Aligner, Follower, displaced
 
+SAMPLINGS = ("bilinear", "bicubic")
 TEMPORAL = 4  # frames per latent frame
 MOTIONS = 2 * TEMPORAL - 1  # of a latent: all its frames from the anchor before, and the three between from its own anchor
 
@@ -53,6 +54,7 @@ class CompactVAEConfig:
         decoder_blocks: of latents, anchors, frames between.
         between: channels in which the latent tells something of each frame between.
         align_blocks: of what puts motion right, in encoder and decoder; 0: it stays as it is found and told.
+        sampling: how pictures that frames are drawn from are moved there: "bilinear" or "bicubic".
         follower: channels in which the encoder compares frames, thinks about what it finds, and concludes.
     """
 
@@ -62,6 +64,7 @@ class CompactVAEConfig:
     decoder_blocks: tuple[int, int, int] = (1, 3, 3)
     between: int = 48
     align_blocks: int = 2
+    sampling: str = "bicubic"
     follower: tuple[int, int, int] = (32, 48, 64)
 
     def __post_init__(self) -> None:
@@ -75,6 +78,8 @@ class CompactVAEConfig:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
         if self.align_blocks < 0:
             raise ValueError(f"align_blocks must be 0 or more, got {self.align_blocks}")
+        if self.sampling not in SAMPLINGS:
+            raise ValueError(f"sampling must be one of {', '.join(SAMPLINGS)}, got {self.sampling!r}")
 
     def to_dict(self) -> dict:
         return asdict(self)
@@ -302,7 +307,7 @@ class CompactVideoVAE(nn.Module):
         anchors = [] if before is None else [before]
         for i in range(x.shape[1]):
             if anchors:
-                moved = displaced(anchors[-1][:, None], motion[:, i, None])
+                moved = displaced(anchors[-1][:, None], motion[:, i, None], self.config.sampling)
             else:
                 moved = x.new_zeros(len(x), 1, 3, 4 * x.shape[-2], 4 * x.shape[-1])
             anchors.append(self.dec_anchor(x[:, i], moved))
@@ -316,7 +321,7 @@ class CompactVideoVAE(nn.Module):
         ways = torch.stack([motion[:, :, : TEMPORAL - 1], motion[:, :, TEMPORAL:]], 3).flatten(0, 2)  # (B * n * 3, 2, 2, 2h, 2w)
         if self.dec_align is not None:
             ways = ways + self.dec_align(told, displaced(pairs, ways))
-        drawn = self.dec_between(told, displaced(pairs, ways))
+        drawn = self.dec_between(told, displaced(pairs, ways, self.config.sampling))
         back, on = ways.unflatten(0, (b, n, TEMPORAL - 1)).unbind(3)
         return drawn.unflatten(0, (b, n, TEMPORAL - 1)), torch.cat([back, motion[:, :, TEMPORAL - 1 : TEMPORAL], on], 2)
 

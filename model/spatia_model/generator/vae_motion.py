@@ -82,12 +82,13 @@ def _bands(a: torch.Tensor, o: torch.Tensor, reach: int) -> torch.Tensor:
     return torch.stack(bands, 2).view(n, h, w, side**2).permute(0, 3, 1, 2)
 
 
-def displaced(pictures: torch.Tensor, motion: torch.Tensor) -> torch.Tensor:
-    """Pictures seen through a field of displacements, bilinearly; beyond the border, its colours.
+def displaced(pictures: torch.Tensor, motion: torch.Tensor, sampling: str = "bilinear") -> torch.Tensor:
+    """Pictures seen through a field of displacements; beyond the border, its colours.
 
     Args:
         pictures: (N, S, 3, H, W).
         motion: (N, S, 2, h, w) pixels right and down, from each place to where its colour is; a smaller field is enlarged.
+        sampling: "bilinear", or "bicubic", which keeps fine patterns that the former washes out at half pixels.
 
     Returns:
         (N, S, 3, H, W).
@@ -99,7 +100,7 @@ def displaced(pictures: torch.Tensor, motion: torch.Tensor) -> torch.Tensor:
     y = torch.arange(height, device=field.device) + 0.5
     x = torch.arange(width, device=field.device) + 0.5
     grid = torch.stack([(field[:, 0] + x) * (2 / width) - 1, (field[:, 1] + y[:, None]) * (2 / height) - 1], -1)
-    out = F.grid_sample(pictures.flatten(0, 1).float(), grid, mode="bilinear", padding_mode="border", align_corners=False)
+    out = F.grid_sample(pictures.flatten(0, 1).float(), grid, mode=sampling, padding_mode="border", align_corners=False)
     return out.to(pictures.dtype).unflatten(0, (n, s))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -96,6 +97,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _worker(rank: int, stage: str, args: argparse.Namespace) -> None:
+    # It's sent when the launcher dies, and a shell's background jobs are born deaf to it: without this, they would train on alone.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     torch.set_num_threads(args.threads or max(1, (os.cpu_count() or 1) // args.processes))
     if args.device == "cuda":
         torch.cuda.set_device(rank % torch.cuda.device_count())

@@ -81,7 +81,14 @@ def _save_final(model: CompactVideoVAE, out: Path) -> None:
 def redraw(out: Path, args: argparse.Namespace) -> None:
     """The autoencoder again, longer, its latents kept near what they are: those made before stay valid."""
     kept = kept_vae(out, args.start_from)
-    stage = VAEStage(ClipFolder(out / "walks"), ClipFolder(out / "validation"), PicturePool(out / PICTURES), keeps=kept, kl=0.0)
+    stage = VAEStage(
+        ClipFolder(out / "walks"),
+        ClipFolder(out / "validation"),
+        PicturePool(out / PICTURES),
+        batch=(4, 1, 2),  # stills are drawn far better than clips by then
+        kl=0.0,
+        keeps=kept,
+    )
     fit(stage, loop_config(args, "redraw", LoopConfig(steps=3000, lr=0.004, optimizer="muon", validate_every=500)), out, args.device)
 
 

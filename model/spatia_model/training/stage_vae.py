@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from spatia_model.data.procedural import ClipFolder
 from spatia_model.evaluation.metrics import gradient_energy, psnr
 from spatia_model.generator.conditioning import to_frames, to_model
-from spatia_model.generator.vae import CompactVAEConfig, CompactVideoVAE
+from spatia_model.generator.vae import TEMPORAL, CompactVAEConfig, CompactVideoVAE
 from spatia_model.training.loop import device_of
 from spatia_model.training.pictures import PicturePool
 from spatia_model.training.true_motion import Motion, all_pairs, motion_between, pattern
@@ -53,6 +53,8 @@ class VAEStage:
         batch: tuple[int, int, int] = (4, 1, 5),
         kl: float = 1e-4,
         gradient: float = 1.0,
+        square: float = 4.0,
+        between: float = 2.0,
         motion: float = 0.1,
         keeps: CompactVideoVAE | None = None,
         near: float = 0.2,
@@ -60,6 +62,7 @@ class VAEStage:
         self.model = CompactVideoVAE(config)
         self.clips, self.validation, self.pool = clips, validation, pool
         self.crop, self.batch, self.kl, self.gradient, self.motion = crop, batch, kl, gradient, motion
+        self.square, self.between = square, between
         self.keeps, self.near = keeps, near
         if keeps is not None:
             self.name = "redraw"
@@ -107,7 +110,7 @@ class VAEStage:
         latents = mean + noise * (0.5 * log_var).exp()
         decoded, _, told = self.model.decode_motion(latents)
         decoded = decoded.float()
-        loss = reconstruction_loss(decoded, frames, self.gradient)
+        loss = reconstruction_loss(decoded, frames, self.gradient, self.square, self.between)
         loss = loss + self.kl * 0.5 * (mean.square() + log_var.exp() - 1 - log_var).mean()
         mse = float((decoded - frames).detach().clamp(-2, 2).square().mean())
         figures = {group.name: -10 * np.log10(mse / 4 + 1e-10)}
@@ -150,13 +153,22 @@ class VAEStage:
         return np.concatenate(rows, 0)
 
 
-def reconstruction_loss(decoded: torch.Tensor, frames: torch.Tensor, gradient: float) -> torch.Tensor:
-    """Charbonnier error of frames (B, 3, T, h, w), and `gradient` times that of their differences in space and, half as much, in time."""
+def reconstruction_loss(
+    decoded: torch.Tensor, frames: torch.Tensor, gradient: float, square: float = 0.0, between: float = 1.0
+) -> torch.Tensor:
+    """Charbonnier error of frames (B, 3, T, h, w), `square` times the squared one, and `gradient` times the error of their differences in
+    space and, half as much, in time.
+
+    `between`: the weight of frames between anchors, which are the harder ones; anchors and a first frame have 1.
+    """
     error = decoded - frames
-    loss = torch.sqrt(error.square() + 4e-4).mean()
-    for dim in (2, 3, 4):
-        if frames.shape[dim] > 1:
-            loss = loss + gradient * error.diff(dim=dim).abs().mean() * (0.5 if dim == 2 else 1.0)
+    weight = torch.where(torch.arange(frames.shape[2], device=frames.device) % TEMPORAL == 0, 1.0, between)
+    weight = (weight / weight.mean()).view(-1, 1, 1)
+    loss = ((torch.sqrt(error.square() + 4e-4) + square * error.square()) * weight).mean()
+    for dim in (3, 4):
+        loss = loss + gradient * (error.diff(dim=dim).abs() * weight).mean()
+    if frames.shape[2] > 1:
+        loss = loss + gradient * error.diff(dim=2).abs().mean() * 0.5
     return loss
 
 

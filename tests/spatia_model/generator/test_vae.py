@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from spatia_model.generator.vae import CompactVAEConfig, CompactVideoVAE, FrameMemory, Painter, TemporalBlock
-from tests.spatia_model.generator.test_vae_motion import plain_align, plain_displaced, plain_follow
+from tests.spatia_model.generator.test_vae_motion import plain_align, plain_displaced, plain_displaced_smoothly, plain_follow
 
 SEED = 2_000_000
 TINY = CompactVAEConfig(latent_channels=4, widths=(8, 6, 10), encoder_blocks=(1, 2, 1), decoder_blocks=(2, 1, 2), follower=(5, 6, 7))
@@ -87,6 +87,7 @@ def plain_steps(vae: CompactVideoVAE, xs: list[torch.Tensor], frames: torch.Tens
 
 
 def plain_decode(vae: CompactVideoVAE, latents: torch.Tensor) -> torch.Tensor:
+    drawn_from = {"bilinear": plain_displaced, "bicubic": plain_displaced_smoothly}[vae.config.sampling]
     xs = [vae.dec_in(x) for x in latents.unbind(2)]
     for block in vae.dec_latent:
         xs = plain_block(block, xs)
@@ -100,14 +101,14 @@ def plain_decode(vae: CompactVideoVAE, latents: torch.Tensor) -> torch.Tensor:
             anchor = plain_paint(vae.dec_anchor, x, [torch.zeros(len(x), 3, 4 * x.shape[2], 4 * x.shape[3])])
             frames.append(anchor)
             continue
-        now = plain_paint(vae.dec_anchor, x, [plain_displaced(anchor, ways[3])])
+        now = plain_paint(vae.dec_anchor, x, [drawn_from(anchor, ways[3])])
         told = vae.dec_tell(x).chunk(3, 1)
         for i in range(3):
             back, on = ways[i], ways[4 + i]
             if vae.dec_align is not None:
                 added = plain_align(vae.dec_align, told[i], plain_displaced(anchor, back), plain_displaced(now, on))
                 back, on = back + added[0], on + added[1]
-            frames.append(plain_paint(vae.dec_between, told[i], [plain_displaced(anchor, back), plain_displaced(now, on)]))
+            frames.append(plain_paint(vae.dec_between, told[i], [drawn_from(anchor, back), drawn_from(now, on)]))
         frames.append(now)
         anchor = now
     return torch.stack(frames, 2)
@@ -132,9 +133,11 @@ def test_encoder_equals_its_plain_statement(frames):
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("count", "align_blocks"), [(1, 2), (2, 2), (4, 2), (2, 0)])
-def test_decoder_equals_its_plain_statement(count, align_blocks):
-    vae = build(replace(TINY, align_blocks=align_blocks))
+@pytest.mark.parametrize(
+    ("count", "align_blocks", "sampling"), [(1, 2, "bicubic"), (2, 2, "bicubic"), (4, 2, "bilinear"), (2, 0, "bilinear")]
+)
+def test_decoder_equals_its_plain_statement(count, align_blocks, sampling):
+    vae = build(replace(TINY, align_blocks=align_blocks, sampling=sampling))
     latents = torch.randn(2, 4, count, 2, 3, generator=torch.Generator().manual_seed(SEED))
     found, _ = vae.decode_raw(latents)
     assert found.shape == (2, 3, 4 * count - 3, 16, 24)
@@ -316,6 +319,11 @@ def test_no_channels_are_refused(channels):
 def test_fewer_than_no_blocks_are_refused():
     with pytest.raises(ValueError, match="align_blocks must be 0 or more, got -1"):
         CompactVAEConfig(align_blocks=-1)
+
+
+def test_an_unknown_sampling_is_refused_with_the_known_ones():
+    with pytest.raises(ValueError, match="sampling must be one of bilinear, bicubic, got 'nearest'"):
+        CompactVAEConfig(sampling="nearest")
 
 
 @pytest.mark.parametrize(

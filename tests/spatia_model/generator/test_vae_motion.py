@@ -54,6 +54,29 @@ def plain_displaced(picture: torch.Tensor, motion: torch.Tensor) -> torch.Tensor
     return out
 
 
+def plain_displaced_smoothly(picture: torch.Tensor, motion: torch.Tensor) -> torch.Tensor:
+    """The same from sixteen neighbours, weighed by Keys' cubic with a = -0.75."""
+    _, _, height, width = picture.shape
+    out = torch.zeros_like(picture)
+    for y in range(height):
+        for x in range(width):
+            way = _between(motion, (y + 0.5) * motion.shape[2] / height - 0.5, (x + 0.5) * motion.shape[3] / width - 0.5)
+            for b in range(len(picture)):
+                v, u = y + float(way[b, 1]), x + float(way[b, 0])
+                for row in range(math.floor(v) - 1, math.floor(v) + 3):
+                    for column in range(math.floor(u) - 1, math.floor(u) + 3):
+                        colour = picture[b, :, min(max(row, 0), height - 1), min(max(column, 0), width - 1)]
+                        out[b, :, y, x] += _keys(row - v) * _keys(column - u) * colour
+    return out
+
+
+def _keys(distance: float, a: float = -0.75) -> float:
+    d = abs(distance)
+    if d <= 1:
+        return (a + 2) * d**3 - (a + 3) * d**2 + 1
+    return a * (d**3 - 5 * d**2 + 8 * d - 4) if d < 2 else 0.0
+
+
 def plain_disagreement(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     """Two pictures (B, 3, H, W), pixel by pixel; displacement by displacement, the mean of each 4x4 pixels."""
     b, _, height, width = first.shape
@@ -123,19 +146,21 @@ def test_following_equals_its_plain_statement():
     torch.testing.assert_close(steps, torch.stack([step for _, step in expected], 1), atol=1e-4, rtol=1e-4)
 
 
-def test_displacing_equals_its_plain_statement():
+@pytest.mark.parametrize(("sampling", "plain"), [("bilinear", plain_displaced), ("bicubic", plain_displaced_smoothly)])
+def test_displacing_equals_its_plain_statement(sampling, plain):
     pictures, motion = random(2, 2, 3, 8, 12), 3 * random(2, 2, 2, 2, 3)
-    found = displaced(pictures, motion)
+    found = displaced(pictures, motion, sampling)
     for s in range(2):
-        torch.testing.assert_close(found[:, s], plain_displaced(pictures[:, s], motion[:, s]), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(found[:, s], plain(pictures[:, s], motion[:, s]), atol=1e-4, rtol=1e-4)
 
 
-def test_a_whole_field_is_a_shift():
+@pytest.mark.parametrize("sampling", ["bilinear", "bicubic"])
+def test_a_whole_field_is_a_shift(sampling):
     pictures = random(1, 1, 3, 6, 8)
     way = torch.zeros(1, 1, 2, 6, 8)
-    torch.testing.assert_close(displaced(pictures, way), pictures, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(displaced(pictures, way, sampling), pictures, atol=1e-5, rtol=1e-5)
     way[:, :, 0], way[:, :, 1] = 2.0, -1.0  # what is here was two to the right and one up
-    torch.testing.assert_close(displaced(pictures, way)[..., 1:, :-2], pictures[..., :-1, 2:], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(displaced(pictures, way, sampling)[..., 1:, :-2], pictures[..., :-1, 2:], atol=1e-5, rtol=1e-5)
 
 
 def test_disagreement_equals_its_plain_statement():

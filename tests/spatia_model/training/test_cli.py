@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -89,3 +94,30 @@ def test_from_nothing_to_a_model(tmp_path: Path):
     assert written == [path.stat().st_mtime_ns for path in data] and len(data) == 4 + 4 + 8  # walked and watched
     assert len(list((run / "views").iterdir())) == 2
     assert (run / "vae.jsonl").read_text().count("\n") == 1
+
+
+def running(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems don't tell a process that its parent died")
+def test_processes_end_with_the_command_that_started_them(tmp_path):
+    launcher = subprocess.Popen([sys.executable, "-m", "tests.spatia_model.training.orphan_run", str(tmp_path)])
+    try:
+        deadline = time.monotonic() + 90
+        while len(workers := [int(path.name) for path in tmp_path.iterdir()]) < 2 and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert len(workers) == 2 and all(map(running, workers))
+    finally:
+        launcher.send_signal(signal.SIGTERM)
+        launcher.wait()
+    deadline = time.monotonic() + 30
+    while any(map(running, workers)) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    left = [worker for worker in workers if running(worker)]
+    for worker in left:
+        os.kill(worker, signal.SIGKILL)
+    assert not left

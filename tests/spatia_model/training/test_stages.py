@@ -20,7 +20,7 @@ from spatia_model.perception.compact import CompactPerceptionConfig
 from spatia_model.training.mini_run import kept_vae, load_vae
 from spatia_model.training.pictures import PicturePool
 from spatia_model.training.stage_perception import PerceptionStage, degrade, seen_from, zoom
-from spatia_model.training.stage_vae import VAEStage, expose, measure_latents
+from spatia_model.training.stage_vae import VAEStage, expose, measure_latents, reconstruction_loss
 from spatia_model.worlds.trajectories import pose_from
 from tests.spatia_model.data.fake_walks import write
 from tests.spatia_model.generator.test_vae import TINY, build
@@ -68,6 +68,27 @@ def test_the_vae_learns_from_clips_pans_and_stills(run):
     stage = vae_stage(run)
     assert_learns(stage)
     assert set(stage.loss(*draw())[1]) == {"clip", "still", "off"}
+
+
+def plain_loss(decoded: torch.Tensor, frames: torch.Tensor, gradient: float, square: float, between: float) -> float:
+    """Frame by frame."""
+    count, total, weights = frames.shape[2], 0.0, 0.0
+    for t in range(count):
+        off = decoded[:, :, t] - frames[:, :, t]
+        right, down = off[..., :, 1:] - off[..., :, :-1], off[..., 1:, :] - off[..., :-1, :]
+        loss = (off**2 + 0.02**2).sqrt().mean() + square * (off**2).mean() + gradient * (right.abs().mean() + down.abs().mean())
+        weight = 1.0 if t in (0, 4, 8) else between
+        total, weights = total + weight * float(loss), weights + weight
+    jumps = [decoded[:, :, t] - decoded[:, :, t - 1] - frames[:, :, t] + frames[:, :, t - 1] for t in range(1, count)]
+    return total / weights + (gradient / 2 * float(torch.stack(jumps).abs().mean()) if jumps else 0.0)
+
+
+@pytest.mark.parametrize("count", [1, 5, 9])
+@pytest.mark.parametrize("weights", [(1.0, 4.0, 2.0), (0.5, 0.0, 1.0), (0.0, 1.0, 3.0)])
+def test_what_drawing_badly_costs_equals_its_plain_statement(count, weights):
+    generator = torch.Generator().manual_seed(SEED)
+    decoded, frames = (torch.rand(2, 3, count, 4, 6, generator=generator) * 2 - 1 for _ in range(2))
+    assert float(reconstruction_loss(decoded, frames, *weights)) == pytest.approx(plain_loss(decoded, frames, *weights), rel=1e-5)
 
 
 def test_to_redraw_goes_on_from_what_is_kept(run):
