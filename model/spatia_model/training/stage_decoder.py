@@ -62,7 +62,8 @@ class DecoderStage:
         for group in self.plain.groups(rng):
             frames = group.frames
             decoded = self._decode(frames, rng, generator)
-            known = known + reconstruction_loss(decoded, frames, self.gradient) * group.share
+            off = reconstruction_loss(decoded, frames, self.gradient, self.plain.square, self.plain.between)
+            known = known + off * group.share
             if frames.shape[2] > 1:
                 at = [int(i) for i in rng.choice(frames.shape[2] - SEEN + 1, 3, replace=False)]
                 for i in at:
