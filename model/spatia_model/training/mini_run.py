@@ -45,7 +45,7 @@ MINI = MiniConfig(surroundings=True)
 PERCEPTION = CompactPerceptionConfig(extends=True, by_looks=True)
 PICTURES = "pictures.npy"
 WATCHED_CLIPS = 2  # one without, one with a past that shows how things move
-SHARPNESS = 0.6  # how far weights go from exact pictures to sharp ones; between the two there is a way (ESRGAN, network interpolation)
+SHARPNESS = 0.2  # how far weights go from exact pictures to sharp ones; between the two there is a way (ESRGAN, network interpolation)
 VIEWS = 6  # of each world of which only first pictures are taken
 # Momentum is short: what a critic wants changes with every step.
 AGAINST_CRITIC = LoopConfig(lr=4e-4, warmup=30, betas=(0.5, 0.95), ema=0.99)

@@ -54,10 +54,10 @@ class VAEStage:
         kl: float = 1e-4,
         gradient: float = 1.0,
         square: float = 4.0,
-        between: float = 2.0,
+        between: float = 3.0,
         motion: float = 0.1,
         keeps: CompactVideoVAE | None = None,
-        near: float = 0.2,
+        near: float = 0.1,
     ):
         self.model = CompactVideoVAE(config)
         self.clips, self.validation, self.pool = clips, validation, pool

@@ -120,7 +120,7 @@ def test_what_is_trained_after_the_vae_goes_part_of_the_way_to_sharp_pictures(tm
     torch.save({"average": again}, tmp_path / "redraw.pt")
     assert_equal(load_vae(tmp_path).state_dict(), again)
     torch.save({"average": {f"vae.{name}": value for name, value in sharp.items()} | {"critic.x": torch.ones(1)}}, tmp_path / "decoder.pt")
-    assert_equal(load_vae(tmp_path).state_dict(), {name: 0.4 * value + 0.6 * sharp[name] for name, value in again.items()})
+    assert_equal(load_vae(tmp_path).state_dict(), {name: 0.8 * value + 0.2 * sharp[name] for name, value in again.items()})
 
 
 def test_to_redraw_keeps_the_latents_of_the_model_it_starts_from(tmp_path):
