@@ -34,8 +34,8 @@ class Group:
 
 
 class VAEStage:
-    """Charbonnier and gradient losses on 9-frame clips and on stills (a still is a clip of one frame); in clips of worlds, whose depth
-    and cameras are known, the motion that the latents tell is compared with the true one.
+    """Charbonnier, squared and gradient losses on 9-frame clips and on stills (a still is a clip of one frame); in clips of worlds, whose
+    depth and cameras are known, the motion that the latents tell is compared with the true one.
 
     `keeps`: an autoencoder whose latents are to stay valid. The stage goes on from it, is called "redraw", and pays `near` for every
     squared standard deviation by which latents leave its own.
