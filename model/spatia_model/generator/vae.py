@@ -272,8 +272,8 @@ class CompactVideoVAE(nn.Module):
         """As `decode_raw`, or from `before` as `decode` has it, and how things move: (B, n, 7, 2, 2h, 2w) float32, pixels right and down.
 
         From each of a latent's frames 1 to 4 to where its things were in the anchor before, then from frames 1 to 3 to where they will be
-        in its own anchor. Those of a stream's very first latent mean nothing; those of
-        frames between are put right where these are drawn.
+        in its own anchor. Those of a stream's very first latent mean nothing; those of frames between are put right where these
+        are drawn.
         """
         total = TEMPORAL * (x.shape[2] - 1) + 1
         if last is not None and not 1 <= last <= total:

@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _worker(rank: int, stage: str, args: argparse.Namespace) -> None:
-    # It's sent when the launcher dies, and a shell's background jobs are born deaf to it: without this, they would train on alone.
+    # SIGINT tells it that the launcher died. A shell's background jobs are born deaf to that, and it would train on alone.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     torch.set_num_threads(args.threads or max(1, (os.cpu_count() or 1) // args.processes))
     if args.device == "cuda":

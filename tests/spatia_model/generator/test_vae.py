@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from spatia_model.generator.vae import CompactVAEConfig, CompactVideoVAE, FrameMemory, Painter, TemporalBlock
-from tests.spatia_model.generator.test_vae_motion import plain_align, plain_displaced, plain_displaced_smoothly, plain_follow
+from tests.spatia_model.generator.test_vae_motion import plain_align, plain_displaced, plain_follow
 
 SEED = 2_000_000
 TINY = CompactVAEConfig(latent_channels=4, widths=(8, 6, 10), encoder_blocks=(1, 2, 1), decoder_blocks=(2, 1, 2), follower=(5, 6, 7))
@@ -87,7 +87,7 @@ def plain_steps(vae: CompactVideoVAE, xs: list[torch.Tensor], frames: torch.Tens
 
 
 def plain_decode(vae: CompactVideoVAE, latents: torch.Tensor) -> torch.Tensor:
-    drawn_from = {"bilinear": plain_displaced, "bicubic": plain_displaced_smoothly}[vae.config.sampling]
+    sampling = vae.config.sampling
     xs = [vae.dec_in(x) for x in latents.unbind(2)]
     for block in vae.dec_latent:
         xs = plain_block(block, xs)
@@ -101,14 +101,15 @@ def plain_decode(vae: CompactVideoVAE, latents: torch.Tensor) -> torch.Tensor:
             anchor = plain_paint(vae.dec_anchor, x, [torch.zeros(len(x), 3, 4 * x.shape[2], 4 * x.shape[3])])
             frames.append(anchor)
             continue
-        now = plain_paint(vae.dec_anchor, x, [drawn_from(anchor, ways[3])])
+        now = plain_paint(vae.dec_anchor, x, [plain_displaced(anchor, ways[3], sampling)])
         told = vae.dec_tell(x).chunk(3, 1)
         for i in range(3):
             back, on = ways[i], ways[4 + i]
             if vae.dec_align is not None:
                 added = plain_align(vae.dec_align, told[i], plain_displaced(anchor, back), plain_displaced(now, on))
                 back, on = back + added[0], on + added[1]
-            frames.append(plain_paint(vae.dec_between, told[i], [drawn_from(anchor, back), drawn_from(now, on)]))
+            moved = [plain_displaced(anchor, back, sampling), plain_displaced(now, on, sampling)]
+            frames.append(plain_paint(vae.dec_between, told[i], moved))
         frames.append(now)
         anchor = now
     return torch.stack(frames, 2)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -103,20 +104,23 @@ def running(process: int) -> bool:
         return False
 
 
+def wait_until(true: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not true() and time.monotonic() < deadline:
+        time.sleep(0.1)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems don't tell a process that its parent died")
 def test_processes_end_with_the_command_that_started_them(tmp_path):
     launcher = subprocess.Popen([sys.executable, "-m", "tests.spatia_model.training.orphan_run", str(tmp_path)])
     try:
-        deadline = time.monotonic() + 90
-        while len(workers := [int(path.name) for path in tmp_path.iterdir()]) < 2 and time.monotonic() < deadline:
-            time.sleep(0.1)
+        wait_until(lambda: len(list(tmp_path.iterdir())) == 2, seconds=90)
+        workers = [int(path.name) for path in tmp_path.iterdir()]
         assert len(workers) == 2 and all(map(running, workers))
     finally:
-        launcher.send_signal(signal.SIGTERM)
+        launcher.terminate()
         launcher.wait()
-    deadline = time.monotonic() + 30
-    while any(map(running, workers)) and time.monotonic() < deadline:
-        time.sleep(0.1)
+    wait_until(lambda: not any(map(running, workers)), seconds=30)
     left = [worker for worker in workers if running(worker)]
     for worker in left:
         os.kill(worker, signal.SIGKILL)
