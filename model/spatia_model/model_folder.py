@@ -1,6 +1,7 @@
 """A model as a folder: weights beside the config that says what they are.
 
-`config.json` holds one section per part and the SHA-256 of every file; weights are float16 safetensors. Loading is strict.
+`config.json` holds one section per part and the SHA-256 of every file; weights are safetensors, float16 but for large matrices of those
+in `EIGHT_BITS`. Loading is strict.
 """
 
 from __future__ import annotations
@@ -26,10 +27,12 @@ from spatia_model.generator.transformer import SpatiaTransformer
 from spatia_model.generator.vae import CompactVAEConfig, CompactVideoVAE
 from spatia_model.perception.compact import CompactPerception, CompactPerceptionConfig
 
-FORMAT = 1
+FORMAT = 2
+READS = (1, 2)  # 1: all weights are float16
 DESCRIPTIONS = ("config.json", DESCRIPTION)  # of the embedded tier and of the 5B
 EMBEDDED = Path(__file__).parent / "pretrained"
 FILES = ("vae.safetensors", "transformer.safetensors", "text.safetensors", "perception.safetensors", "refiner.safetensors")
+EIGHT_BITS = ("transformer.safetensors", "perception.safetensors")  # the largest, whose results 8 bits don't change visibly
 PLANNER = "motion.safetensors"  # a model may go without
 
 
@@ -72,7 +75,7 @@ def save_mini(
     parts: dict[str, Any] = dict(zip(FILES, (vae, transformer, text, perception, refiner), strict=True))
     if planner is not None:
         parts[PLANNER] = planner
-    sums = {name: save_weights(part, folder / name) for name, part in parts.items()}
+    sums = {name: save_weights(part, folder / name, eight_bits=name in EIGHT_BITS) for name, part in parts.items()}
     described = {
         "format": FORMAT,
         "tier": "mini",
@@ -98,10 +101,10 @@ def load_mini(folder: Path, device: str = "cpu") -> tuple[ClipGenerator, Compact
         CheckpointError: a file is missing, truncated or altered, a tensor missing, extra or misshapen; it says which.
     """
     described: dict[str, Any] = verify_folder(folder)
-    if described.get("format") != FORMAT or described.get("tier") != "mini":
+    if described.get("format") not in READS or described.get("tier") != "mini":
         raise CheckpointError(
             f"{folder}/config.json is of format {described.get('format')!r}, tier {described.get('tier')!r}; this version reads "
-            f"format {FORMAT}, tier 'mini': update spatia or take another folder"
+            f"formats {' and '.join(map(str, READS))}, tier 'mini': update spatia or take another folder"
         )
     try:
         config = MiniConfig(**described["world"])

@@ -18,6 +18,7 @@ from torch import nn
 from spatia_model.generator import names
 
 Source = str | Path | Mapping[str, torch.Tensor]
+ROW_SCALE = ".row_scale"  # after the name of a matrix stored in 8 bits: the number that each of its rows is to be multiplied by
 
 
 class CheckpointError(ValueError):
@@ -30,15 +31,48 @@ def _listed(items: Iterable[str], limit: int = 8) -> str:
 
 
 def read_tensors(path: str | Path) -> dict[str, torch.Tensor]:
-    """All tensors of a safetensors file, on the CPU. CheckpointError when it's missing, cut short or not safetensors."""
+    """All tensors of a safetensors file, on the CPU, those stored in 8 bits as float32.
+
+    CheckpointError when it's missing, cut short or not safetensors.
+    """
     path = Path(path)
     if not path.is_file():
         raise CheckpointError(f"{path}: no such file of weights; check the path or fetch the model again")
     try:
         with safe_open(str(path), framework="pt", device="cpu") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            return from_eight_bits({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118 (not a mapping)
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path}: not a whole safetensors file ({error}); it's damaged or cut short, so fetch it again") from error
+
+
+def to_eight_bits(tensors: Mapping[str, torch.Tensor], smallest: int = 1024) -> dict[str, torch.Tensor]:
+    """Floating-point matrices (and convolutions) of at least so many entries as int8, beside a float32 scale for each row.
+
+    Rows (out) are rounded to multiples of their largest magnitude / 127: half the size of float16, and off by less than 1 % of what a
+    normally distributed row's entries measure. Vectors and small matrices stay as they are.
+    """
+    stored: dict[str, torch.Tensor] = {}
+    for name, tensor in tensors.items():
+        if tensor.ndim < 2 or tensor.numel() < smallest or not tensor.is_floating_point():
+            stored[name] = tensor
+            continue
+        rows = tensor.float().flatten(1)
+        scale = (rows.abs().amax(1) / 127).clamp_min(torch.finfo(torch.float32).tiny)
+        stored[name] = (rows / scale[:, None]).round().to(torch.int8).view(tensor.shape)
+        stored[name + ROW_SCALE] = scale
+    return stored
+
+
+def from_eight_bits(stored: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The inverse of `to_eight_bits`, as float32; what has no scales beside it passes as it is. ValueError: scales of something else."""
+    tensors = {name: tensor for name, tensor in stored.items() if not name.endswith(ROW_SCALE)}
+    for scales in stored.keys() - tensors.keys():
+        name = scales.removesuffix(ROW_SCALE)
+        scale = stored[scales]
+        if name not in tensors or tensors[name].dtype != torch.int8 or scale.shape != tensors[name].shape[:1]:
+            raise ValueError(f"{scales} are not the scales of the rows of an int8 tensor {name}")
+        tensors[name] = (tensors[name].float().flatten(1) * scale.float()[:, None]).view(tensors[name].shape)
+    return tensors
 
 
 def check_tensors(wanted: Mapping[str, Any], found: Mapping[str, Any], where: str) -> None:
@@ -94,15 +128,21 @@ def load_official(module: nn.Module, sources: Source | Iterable[Source], dtype: 
     _assign(module, {names.to_diffusers(name): tensor for name, tensor in found.items()}, dtype)
 
 
-def save_weights(module: nn.Module, path: str | Path, dtype: torch.dtype | None = torch.float16) -> str:
-    """Write the module's state, floats as `dtype` (None: as they are), whole or not at all. Returns the file's SHA-256."""
+def save_weights(module: nn.Module, path: str | Path, dtype: torch.dtype | None = torch.float16, eight_bits: bool = False) -> str:
+    """Write the module's state, floats as `dtype` (None: as they are), whole or not at all. Returns the file's SHA-256.
+
+    With `eight_bits` matrices are stored by `to_eight_bits`; `load_weights` knows them by their names.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = {}
-    for name, tensor in module.state_dict().items():
-        value = tensor.detach().cpu()
-        stored = value.to(dtype if value.is_floating_point() else None, copy=True)
+    state = {name: tensor.detach().cpu() for name, tensor in module.state_dict().items()}
+    packed = to_eight_bits(state) if eight_bits else state
+    scales = packed.keys() - state.keys()
+    for name, value in packed.items():
+        stored = value if name in scales else value.to(dtype if value.is_floating_point() else None, copy=True)
         if not torch.isfinite(stored).all():
+            name = name.removesuffix(ROW_SCALE)
             raise CheckpointError(f"{name} has values that aren't finite in {stored.dtype}; save with another dtype or mend the training")
         tensors[name] = stored.contiguous()
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")

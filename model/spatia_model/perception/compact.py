@@ -28,6 +28,7 @@ SUSPICION = 0.6  # log odds added where only looks tell: a thing overlooked can 
 PITCHES = tuple(range(-40, 26, 5))  # degrees up that a picture's camera may have been held at, where nobody says
 USUAL_PITCH, PITCH_SPREAD = -4.0, 12.0  # degrees: how cameras are held
 PITCH_TELLS = 10.0  # by how much the network's doubt outweighs that
+CORE_HEAD = 32  # channels of each head of the core's attention
 CONFIDENT_ERROR = 0.1  # "confident" means a relative depth error below this
 
 
@@ -38,9 +39,19 @@ class CompactPerceptionConfig:
     every: int = 2  # look at every n-th frame of a clip: what the map fuses
     extends: bool = False  # the memory's surfaces are also suggested beyond where the memory ends
     by_looks: bool = False  # of a single picture, call dynamic what by its looks may move; else nothing, for want of evidence
+    core: tuple[int, int] = (0, 0)  # width and number of further attention blocks at the coarsest scale, at a width of their own
+    twice: bool = False  # two convolutional blocks instead of one at each scale on the way up
+    first: CompactPerceptionConfig | None = None  # a network of its own for first pictures, of which there is time to make more
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "widths", tuple(self.widths))
+        object.__setattr__(self, "core", tuple(self.core))
+        if isinstance(self.first, dict):  # as config.json says it
+            object.__setattr__(self, "first", CompactPerceptionConfig(**self.first))
+        if self.first is not None and self.first.first is not None:
+            raise ValueError("the network for first pictures has a network for first pictures: give first=None there")
+        if len(self.core) != 2 or min(self.core) < 0 or self.core[0] % CORE_HEAD or bool(self.core[0]) != bool(self.core[1]):
+            raise ValueError(f"core={self.core}: expected a width, in steps of {CORE_HEAD}, and a number of blocks, or (0, 0)")
         if len(self.widths) < 2:
             raise ValueError(f"perception needs at least two scales, got widths={self.widths}")
         looks = (self.looks, 0) if isinstance(self.looks, int) else tuple(self.looks)
@@ -87,6 +98,23 @@ class _Look(nn.Module):
         return x + self.narrow(F.silu(self.wide(y)))
 
 
+class _Core(nn.Module):
+    """More attention blocks, wide where pixels are few; what they find is added. Begins as nothing, so it can be given to a trained network."""
+
+    def __init__(self, width: int, inner: int, blocks: int):
+        super().__init__()
+        self.enter, self.leave = nn.Conv2d(width, inner, 1), nn.Conv2d(inner, width, 1)
+        self.looks = nn.ModuleList(_Look(inner, inner // CORE_HEAD) for _ in range(blocks))
+        nn.init.zeros_(self.leave.weight)  # type: ignore[arg-type]
+        nn.init.zeros_(self.leave.bias)  # type: ignore[arg-type]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.enter(x * torch.rsqrt(x.square().mean(1, keepdim=True) + 1e-4))
+        for look in self.looks:
+            y = look(y)
+        return x + self.leave(y * torch.rsqrt(y.square().mean(1, keepdim=True) + 1e-4))
+
+
 class CompactPerception(nn.Module):
     """U-Net over 2x2-unshuffled inputs; `forward` works on the stacked inputs, `perceive` on frames.
 
@@ -113,9 +141,12 @@ class CompactPerception(nn.Module):
         self.up = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in zip(w, w[1:], strict=False))
         self.up_blocks = nn.ModuleList(_Block(c) for c in w[:-1])
         self.head = nn.Conv2d(w[0], self.OUTPUTS * 4, 3, padding=1)
+        self.core = _Core(w[-1], *config.core) if config.core[1] else None
+        self.more_up_blocks = nn.ModuleList(_Block(c) for c in w[:-1]) if config.twice else None
+        self.first = CompactPerception(config.first) if config.first is not None else None
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """(N, 14, H, W) to log depth, log of its error scale, and dynamic logit, each (N, H, W)."""
+        """(N, 14, H, W) to log depth, log of its error scale, and dynamic logit, each (N, H, W). Without `first`: see `of_first`."""
         size = x.shape[-2:]
         step = 2 ** len(self.config.widths)
         pad = [-s % step for s in size]
@@ -131,8 +162,10 @@ class CompactPerception(nn.Module):
             if i < len(self.down):
                 skips.append(y)
                 y = self.down[i](y)
+        y = y if self.core is None else self.core(y)
         for i in reversed(range(len(self.up))):
             y = self.up_blocks[i](F.interpolate(self.up[i](y), scale_factor=2.0) + skips[i])
+            y = y if self.more_up_blocks is None else self.more_up_blocks[i](y)
         out = F.pixel_shuffle(self.head(y), 2).float()
         inverse = (out[:, :3] * rays).sum(1) + out[:, 3] + 1 / TYPICAL_DEPTH
         inverse = F.softplus(inverse - 1 / MAX_DEPTH, beta=20.0) + 1 / MAX_DEPTH
@@ -141,6 +174,11 @@ class CompactPerception(nn.Module):
             gate = gate + (out[:, 5] - 2).sigmoid() * (1 - mask) * (prior != 0)
         log_depth = gate * (prior + math.log(TYPICAL_DEPTH) + 0.3 * out[:, 4]) - (1 - gate) * inverse.log()
         return tuple(v[:, : size[0], : size[1]] for v in (log_depth, out[:, 6].clamp(-4, 2), out[:, 7]))  # type: ignore[return-value]
+
+    @property
+    def of_first(self) -> CompactPerception:
+        """The network to show first pictures to, which have neither a memory nor an earlier frame."""
+        return self if self.first is None else self.first
 
     def pitch_of(self, frame: torch.Tensor, camera: Camera) -> float:
         """How far up a picture's camera looked, in radians (a floor seen from above: negative), when nobody knows.
@@ -156,7 +194,7 @@ class CompactPerception(nn.Module):
         poses = se3.exp(F.pad(tilts[:, None], (3, 2)))
         x = stack_inputs(frame.expand(len(PITCHES), -1, -1, -1), poses, camera, None, None, self.config.extends)
         with torch.inference_mode():
-            doubt = self(x.to(self.stem.weight))[1].float().mean((1, 2)).cpu()
+            doubt = self.of_first(x.to(self.stem.weight))[1].float().mean((1, 2)).cpu()
         unusual = (torch.tensor(PITCHES) - USUAL_PITCH) ** 2 / (2 * PITCH_SPREAD**2)
         return float(tilts[int((PITCH_TELLS * doubt + unusual).argmin())])
 
@@ -172,7 +210,7 @@ class CompactPerception(nn.Module):
                 seen[:, channels] = ((x[:, channels] + 1) * gain - 1).clamp(-1, 1)
             mirrored = seen.flip(-1)
             mirrored[:, 11] = -mirrored[:, 11]  # the ray's "right"
-            looks += [torch.stack(self(seen)), torch.stack(self(mirrored)).flip(-1)]
+            looks += [torch.stack(self.of_first(seen)), torch.stack(self.of_first(mirrored)).flip(-1)]
         return tuple(torch.stack(looks).mean(0))  # type: ignore[return-value]
 
     def perceive(

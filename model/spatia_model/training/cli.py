@@ -17,13 +17,13 @@ import torch.multiprocessing as mp
 from spatia_model.devices import computes_bfloat16
 from spatia_model.training.loop import LoopConfig
 
-STAGES = ("data", "vae", "redraw", "decoder", "perception", "latents", "denoiser", "sharpen", "refiner", "motions", "motion", "export")
-TRAINED = ("vae", "redraw", "decoder", "perception", "denoiser", "sharpen", "refiner", "motion")
+STAGES = ("data", "vae", "redraw", "decoder", "perception", "first", "latents", "denoiser", "sharpen", "refiner", "motions", "motion", "export")
+TRAINED = ("vae", "redraw", "decoder", "perception", "first", "denoiser", "sharpen", "refiner", "motion")
 VALIDATION_SEED = 1_000_000
 
 EPILOG = """examples:
   spatia train mini --out runs/mini                        all stages, default sizes (hours on a CPU)
-  spatia train mini --out runs/tiny --worlds 8 --steps vae=20,redraw=20,decoder=20,perception=20,denoiser=20,sharpen=20,refiner=20,motion=20
+  spatia train mini --out runs/tiny --worlds 8 --steps vae=20,redraw=20,decoder=20,perception=20,first=20,denoiser=20,sharpen=20,refiner=20,motion=20
   spatia train mini --out runs/mini --stage denoiser --processes 2
 """
 
@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.processes < 1:
         raise ValueError(f"--processes must be at least 1, got {args.processes}")
-    for name, stages in (("steps", TRAINED), ("batch", ("perception", "denoiser", "sharpen")), ("lr", TRAINED)):
+    for name, stages in (("steps", TRAINED), ("batch", ("perception", "first", "denoiser", "sharpen")), ("lr", TRAINED)):
         for stage, value in _numbers(getattr(args, name), name).items():
             if stage not in stages or not 0 < value < math.inf or (name != "lr" and value != int(value)):
                 kind = "number" if name == "lr" else "whole number"

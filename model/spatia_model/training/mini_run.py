@@ -2,7 +2,7 @@
 
 runs/NAME/walks, validation       rendered worlds
 runs/NAME/windows, ...-validation the memory's side of them
-runs/NAME/vae.pt, redraw.pt, decoder.pt, perception.pt, denoiser.pt, sharpen.pt, refiner.pt, motion.pt   checkpoints
+runs/NAME/vae.pt, redraw.pt, decoder.pt, perception.pt, first.pt, denoiser.pt, sharpen.pt, refiner.pt, motion.pt   checkpoints
 runs/NAME/*.png, *.jsonl          pictures and figures of validations
 runs/NAME/latents                 windows as latents
 runs/NAME/motions, ...-validation what the motion planner learns from
@@ -42,7 +42,8 @@ from spatia_model.training.starting import start_from
 from spatia_model.worlds import VOCABULARY
 
 MINI = MiniConfig(surroundings=True)
-PERCEPTION = CompactPerceptionConfig(extends=True, by_looks=True)
+FIRST = CompactPerceptionConfig(core=(224, 6), twice=True)  # a world has one first picture: there is time for it
+PERCEPTION = CompactPerceptionConfig(extends=True, by_looks=True, first=FIRST)
 PICTURES = "pictures.npy"
 WATCHED_CLIPS = 2  # one without, one with a past that shows how things move
 SHARPNESS = 0.2  # how far weights go from exact pictures to sharp ones; between the two there is a way (ESRGAN, network interpolation)
@@ -132,12 +133,26 @@ def _part(weights: dict, prefix: str) -> dict:
 
 
 def perception(out: Path, args: argparse.Namespace) -> None:
+    """The perceiver of what the map or an earlier frame tells something about: of all but first pictures."""
+    _perceive(out, args, replace(PERCEPTION, first=None), "again", 3)
+
+
+def first(out: Path, args: argparse.Namespace) -> None:
+    """The perceiver of first pictures. It begins with the other's weights unless told otherwise."""
+    other = out / "perception.pt"
+    _perceive(out, args, FIRST, "first", 1, str(other) if other.exists() else "")
+
+
+def _perceive(
+    out: Path, args: argparse.Namespace, config: CompactPerceptionConfig, shows: str, stills: int, start_from: str = ""
+) -> None:
     windows = WindowFolder(out / "walks", out / "windows")
     validation = WindowFolder(out / "validation", out / "windows-validation")
-    batch = int(_numbers(args.batch, "batch").get("perception", 12))
     views = ClipFolder(out / "views") if any((out / "views").glob("*.safetensors")) else None
-    stage = PerceptionStage(windows, validation, PicturePool(out / PICTURES), PERCEPTION, views=views, batch=batch)
-    fit(stage, loop_config(args, "perception", LoopConfig(steps=3000, lr=0.01, optimizer="muon", validate_every=500)), out, args.device)
+    stage = PerceptionStage(windows, validation, PicturePool(out / PICTURES), config, views=views, stills=stills, shows=shows)
+    stage.batch = int(_numbers(args.batch, "batch").get(stage.name, 12))
+    settings = LoopConfig(steps=3000, lr=0.01, optimizer="muon", validate_every=500, start_from=start_from)
+    fit(stage, loop_config(args, stage.name, settings), out, args.device)
 
 
 def latents(out: Path, args: argparse.Namespace) -> None:
@@ -198,7 +213,8 @@ def export(out: Path, args: argparse.Namespace) -> None:
     """Put the averaged weights of all stages into one folder that `WorldModel.from_pretrained` opens."""
     generator = trained_denoiser(out).model
     perceiver = CompactPerception(PERCEPTION)
-    perceiver.load_state_dict(_read(out / "perception.pt", "perception")["average"])
+    known, new = (_read(out / f"{stage}.pt", stage)["average"] for stage in ("perception", "first"))
+    perceiver.load_state_dict({**known, **{f"first.{name}": value for name, value in new.items()}})
     planner = MotionPlanner(MotionConfig(VOCABULARY))
     planner.load_state_dict(_read(out / "motion.pt", "motion")["average"])
     pair = Pair(None)

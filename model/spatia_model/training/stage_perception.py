@@ -36,9 +36,9 @@ class PerceptionStage:
     Args:
         views: pictures of more worlds; a share `first` of the batch is drawn from them, `remembered` of these with part of it in the map.
         batch, stills: samples from worlds and of pictures of nothing in particular, per step.
+        shows: "first", only pictures with nothing to go by but their looks; "again", only others; "any". A model that has a network of
+            its own for first pictures is shown these by that one.
     """
-
-    name = "perception"
 
     def __init__(
         self,
@@ -52,12 +52,18 @@ class PerceptionStage:
         stills: int = 3,
         first: float = 0.6,
         remembered: float = 0.35,
+        shows: str = "any",
     ):
+        if shows not in ("first", "again", "any"):
+            raise ValueError(f"shows must be first, again or any, got {shows!r}")
+        self.name = "first" if shows == "first" else "perception"
+        self.shows = shows
         self.model = CompactPerception(config)
         self.windows, self.validation, self.pool, self.views = windows, validation, pool, views
         self.mini = mini or MiniConfig()
         self.camera = mini_camera(self.mini)
-        self.batch, self.stills, self.first, self.remembered = batch, stills, first, remembered
+        self.batch, self.stills, self.first = batch, stills, first
+        self.remembered = {"first": 0.0, "again": 1.0, "any": remembered}[shows]
 
     def loss(self, rng: np.random.Generator, generator: torch.Generator, step: int) -> tuple[torch.Tensor, dict[str, float]]:
         def sample():
@@ -66,7 +72,7 @@ class PerceptionStage:
         worlds = [sample() for _ in range(self.batch)]
         samples = worlds + [self._still_sample(rng) for _ in range(self.stills)]
         x, depth, dynamic, known = (torch.cat(part).to(device_of(self.model)) for part in zip(*samples, strict=True))
-        log_depth, log_scale, logit = self.model(x)
+        log_depth, log_scale, logit = self._see(x)
         log_truth = depth.clamp(0.05, FAR).log()
         over = log_depth.clamp(max=math.log(FAR)) - log_truth
         error = over.abs()
@@ -77,6 +83,8 @@ class PerceptionStage:
         both = [known.narrow(d, 1, known.shape[d] - 1) * known.narrow(d, 0, known.shape[d] - 1) for d in (1, 2)]
         edges = sum(((log_depth - log_truth).diff(dim=d).abs() * pair).mean() for d, pair in zip((1, 2), both, strict=True))
         loss = (likelihood * known).mean() * 0.3 + ((error * 2 + relative) * known).mean() + 0.5 * edges + 2.0 * motion
+        if self.model.first is not None:  # a network that no sample was for: data parallelism waits for every weight's gradient
+            loss = loss + 0 * sum(p.sum() for p in self.model.parameters())
         known_error = float((error * known).detach().sum() / known.sum().clamp_min(1))
         return loss, {"log_error": known_error, "motion": float(motion.detach())}
 
@@ -84,7 +92,7 @@ class PerceptionStage:
         walk = self.validation.pick(rng) if plain else self.windows.pick(rng)
         i = int(rng.integers(self.mini.motion_gap, walk.frames))
         if not plain:
-            prior, evidence = bool(rng.random() < 0.4), bool(rng.random() < 0.6)
+            prior, evidence = self._told(rng, 0.4)
         rgb, depth, dynamic = walk.rgb(i, i + 1), walk.depth(i, i + 1), walk.dynamic(i, i + 1).float()
         earlier = walk.rgb(i - self.mini.motion_gap, i - self.mini.motion_gap + 1) if evidence else None
         projection = walk.projection(i, i + 1) if prior else None
@@ -123,24 +131,42 @@ class PerceptionStage:
         memory = degrade(rng, rgb, 1.0)
         noisy = depth * torch.exp(0.01 * torch.from_numpy(rng.normal(0, 1, tuple(depth.shape)).astype(np.float32)))
         index = torch.zeros_like(mask, dtype=torch.int32)
-        projection = Projection(memory * mask.unsqueeze(-1), noisy * mask, mask, index) if rng.random() < 0.8 else None
-        earlier = frames[int(rng.integers(0, 3))][None] if rng.random() < 0.6 else None
+        prior, evidence = self._told(rng, 0.8)
+        projection = Projection(memory * mask.unsqueeze(-1), noisy * mask, mask, index) if prior else None
+        earlier = frames[int(rng.integers(0, 3))][None] if evidence else None
         pose = torch.eye(4, dtype=torch.float64)[None]
         x = stack_inputs(degrade(rng, rgb), pose, self.camera, projection, earlier, self.model.config.extends)
         known = mask.float() if projection is not None else torch.zeros_like(depth)
         return x, depth, torch.zeros_like(depth), known
 
+    def _told(self, rng: np.random.Generator, chance: float) -> tuple[bool, bool]:
+        """Whether a sample has the memory's prior, by chance, and an earlier frame."""
+        prior, evidence = bool(rng.random() < chance), bool(rng.random() < 0.6)
+        if self.shows == "first":
+            return False, False
+        return prior or (self.shows == "again" and not evidence), evidence
+
     def _see(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return tuple(part.cpu() for part in self.model(x.to(device_of(self.model))))
+        """The model's outputs, each sample's from the network that it is for."""
+        if self.model.first is None:
+            return self.model(x)
+        told = (x[:, 7] > 0).flatten(1).any(1) | (x[:, :3] != x[:, 8:11]).flatten(1).any(1)
+        parts = [network(x[rows]) for network, rows in ((self.model, told), (self.model.first, ~told)) if rows.any()]
+        order = torch.cat([told.nonzero()[:, 0], (~told).nonzero()[:, 0]]).argsort()
+        return tuple(torch.cat(part)[order] for part in zip(*parts, strict=True))
+
+    def _look(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(part.cpu() for part in self._see(x.to(device_of(self.model))))
 
     def validate(self) -> dict[str, float]:
         figures: dict[str, float] = {}
-        for name, prior, evidence in (("prior", True, True), ("empty", False, False)):
+        asked = [told for told in (("prior", True, True), ("empty", False, False)) if self.shows in ("any", "again" if told[1] else "first")]
+        for name, prior, evidence in asked:
             rng = np.random.default_rng(1_000_000)
             errors, unknown, hits, unions = [], [], 0.0, 0.0
             for _ in range(64):
                 x, depth, dynamic, _ = self._world_sample(rng, plain=True, prior=prior, evidence=evidence)
-                log_depth, _, logit = self._see(x)
+                log_depth, _, logit = self._look(x)
                 near = (depth < FAR) & (dynamic < 0.5)
                 error = (log_depth.exp() - depth).abs() / depth
                 errors.append(float(error[near].mean()))
@@ -154,15 +180,16 @@ class PerceptionStage:
             figures[f"dynamic_iou_{name}"] = hits / max(unions, 1)
         rng = np.random.default_rng(1_000_002)
         stills = torch.cat([self._still_sample(rng)[0] for _ in range(32)])
-        figures["called_still"] = float((self._see(stills)[2] > 0).float().mean())
+        figures["called_still"] = float((self._look(stills)[2] > 0).float().mean())
         return figures
 
     def sample(self) -> np.ndarray:
         rng = np.random.default_rng(1_000_003)
         rows = []
         for _ in range(6):
-            x, depth, dynamic, _ = self._world_sample(rng, plain=True)
-            log_depth, log_scale, logit = self._see(x)
+            told = self.shows != "first"
+            x, depth, dynamic, _ = self._world_sample(rng, plain=True, prior=told, evidence=told)
+            log_depth, log_scale, logit = self._look(x)
 
             def grey(v: torch.Tensor) -> np.ndarray:
                 return np.repeat((v[0].clamp(0, 1) * 255).to(torch.uint8).numpy()[..., None], 3, -1)

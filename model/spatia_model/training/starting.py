@@ -18,6 +18,7 @@ PARTS = {
     "redraw": {"vae": ""},
     "decoder": {"vae": "vae."},
     "perception": {"perception": ""},
+    "first": {"perception": ""},
     "denoiser": {"transformer": "transformer.", "text": "text."},
     "sharpen": {"transformer": "generator.transformer.", "text": "generator.text."},
     "refiner": {"refiner": "refiner."},
@@ -47,6 +48,8 @@ def _of_folder(folder: Path, model: nn.Module, name: str) -> dict[str, torch.Ten
     weights = {}
     for part, prefix in PARTS[name].items():
         weights |= {prefix + key: value.float() for key, value in read_tensors(folder / f"{part}.safetensors").items()}
+    if name == "first":  # what knows all but first pictures knows more than nothing of these
+        weights |= {key.removeprefix("first."): value for key, value in weights.items() if key.startswith("first.")}
     known = json.loads((folder / "config.json").read_text())["text"]["vocabulary"]
     for place, module in model.named_modules():
         words = getattr(getattr(module, "config", None), "vocabulary", None)

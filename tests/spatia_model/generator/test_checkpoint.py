@@ -8,11 +8,15 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from spatia_model.generator.checkpoint import (
+    ROW_SCALE,
     CheckpointError,
+    from_eight_bits,
     load_official,
     load_weights,
+    read_tensors,
     save_weights,
     sha256,
+    to_eight_bits,
     verify_checksum,
     verify_folder,
 )
@@ -162,3 +166,54 @@ def test_damaged_files_are_refused(tmp_path):
         verify_folder(tmp_path)
     with pytest.raises(CheckpointError, match="no such file"):
         verify_folder(tmp_path / "nowhere")
+
+
+def test_eight_bits_equal_a_loop():
+    generator = torch.Generator().manual_seed(SEED)
+    weights = {
+        "conv": torch.randn(5, 3, 2, 2, generator=generator) * torch.tensor([1e-4, 0.1, 1.0, 30.0, 0.0])[:, None, None, None],
+        "matrix": torch.randn(3, 40, generator=generator),
+        "small": torch.randn(2, 2, generator=generator),
+        "vector": torch.randn(64, generator=generator),
+        "count": torch.arange(60).view(3, 20),
+    }
+    stored = to_eight_bits(weights, smallest=50)
+    assert stored.keys() == weights.keys() | {"conv" + ROW_SCALE, "matrix" + ROW_SCALE}
+    read = from_eight_bits(stored)
+    assert read.keys() == weights.keys()
+    for name in ("small", "vector", "count"):
+        assert torch.equal(read[name], weights[name]) and read[name].dtype == weights[name].dtype
+    for name in ("conv", "matrix"):
+        assert stored[name].dtype == torch.int8 and read[name].dtype == torch.float32
+        for row, ints, found in zip(weights[name], stored[name], read[name], strict=True):
+            step = max(abs(v) for v in row.flatten().tolist()) / 127
+            for value, i, back in zip(row.flatten().tolist(), ints.flatten().tolist(), found.flatten().tolist(), strict=True):
+                assert step == 0 or i == round(value / step) or abs(abs(value / step) % 1 - 0.5) < 1e-3
+                assert back == pytest.approx(i * step, rel=1e-5) and abs(back - value) <= 0.5001 * step
+    again = to_eight_bits(read, smallest=50)
+    assert all(torch.equal(again[name], stored[name]) for name in ("conv", "matrix"))  # so that saving what was loaded changes nothing
+
+
+def test_weights_in_eight_bits_are_read_like_others(tmp_path):
+    module = nn.Sequential(nn.Linear(64, 32), nn.Linear(32, 2))
+    save_weights(module, tmp_path / "eight.safetensors", eight_bits=True)
+    kinds = {name: tensor.dtype for name, tensor in load_file(tmp_path / "eight.safetensors").items()}
+    half = torch.float16
+    assert kinds == {
+        "0.weight": torch.int8, "0.weight" + ROW_SCALE: torch.float32, "0.bias": half, "1.weight": half, "1.bias": half,
+    }  # fmt: skip
+    other = nn.Sequential(nn.Linear(64, 32), nn.Linear(32, 2))
+    load_weights(other, tmp_path / "eight.safetensors")
+    with torch.no_grad():
+        assert 0 < float((other[0].weight - module[0].weight).abs().max()) <= 0.51 / 127 * float(module[0].weight.abs().max())
+    assert torch.equal(other[1].weight, module[1].weight.half().float())
+    save_weights(other, tmp_path / "again.safetensors", eight_bits=True)
+    assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "eight.safetensors").read_bytes()
+    with torch.no_grad():
+        module[0].weight[0, 0] = float("nan")
+    with pytest.raises(CheckpointError, match="0.weight.*finite"):
+        save_weights(module, tmp_path / "eight.safetensors", eight_bits=True)
+    stray = {"a" + ROW_SCALE: torch.ones(3), "a": torch.ones(3, 2)}
+    save_file(stray, tmp_path / "stray.safetensors")
+    with pytest.raises(CheckpointError, match="a.row_scale are not the scales"):
+        read_tensors(tmp_path / "stray.safetensors")

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
+import json
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from spatia_model.perception.compact import (
     GAINS,
     SUSPICION,
     TYPICAL_DEPTH,
+    _Core,
     _Look,
     confidence_of,
     level_rays,
@@ -276,6 +278,86 @@ def test_gradients_reach_every_parameter():
     (log_depth.square().mean() + log_scale.mean() + logit.mean()).backward()
     for name, p in net.named_parameters():
         assert p.grad is not None and p.grad.abs().max() > 0, name
+
+
+def more(**settings) -> tuple[CompactPerception, CompactPerception]:
+    """A random network, and one with `settings` besides that has its weights; what it has more is new."""
+    net = network()
+    torch.manual_seed(SEED)
+    grown = CompactPerception(replace(net.config, **settings)).eval()
+    missing, extra = grown.load_state_dict(net.state_dict(), strict=False)
+    assert missing and not extra
+    return net, grown
+
+
+@pytest.mark.parametrize("settings", [{"core": (64, 2)}, {"twice": True}, {"core": (32, 1), "twice": True}])
+def test_what_a_network_grows_by_changes_nothing_until_it_is_trained(settings):
+    net, grown = more(**settings)
+    x = stack_inputs(frames(), walk(0, frames=2), CAMERA, projection(), frames().flip(0))
+    with torch.no_grad():
+        for before, after in zip(net(x), grown(x), strict=True):
+            torch.testing.assert_close(before, after, atol=1e-6, rtol=1e-6)
+        for p in grown.parameters():
+            p.add_(torch.randn(p.shape) * 0.05)
+    log_depth, log_scale, logit = grown(x)
+    (log_depth.square().mean() + log_scale.mean() + logit.mean()).backward()
+    for name, p in grown.named_parameters():
+        assert p.grad is not None and p.grad.abs().max() > 0, name
+
+
+def test_a_core_is_looks_at_its_own_width():
+    core = _Core(8, 64, 2)
+    with torch.no_grad():
+        for p in core.parameters():
+            p.copy_(torch.randn(p.shape) * 0.1)
+    x = torch.randn(2, 8, 4, 3)
+
+    def normed(y):
+        return y / (y.square().mean(1, keepdim=True) + 1e-4).sqrt()
+
+    def linear(conv, y):
+        return torch.einsum("oi,nihw->nohw", conv.weight[:, :, 0, 0], y) + conv.bias[:, None, None]
+
+    assert [look.heads for look in core.looks] == [2, 2]
+    with torch.no_grad():
+        y = core.looks[1](core.looks[0](linear(core.enter, normed(x))))
+        torch.testing.assert_close(core(x), x + linear(core.leave, normed(y)), atol=1e-5, rtol=1e-5)
+
+
+def test_first_pictures_have_a_network_of_their_own():
+    """Without a memory and an earlier frame it alone is asked, of depth, motion and pitch; else it is not."""
+    net, path = network(), walk(0, frames=2)
+    both = CompactPerception(replace(net.config, first=CompactPerceptionConfig((8, 8), core=(32, 1)), by_looks=True)).eval()
+    both.load_state_dict(net.state_dict(), strict=False)
+    alone = CompactPerception(replace(both.config.first, every=1, by_looks=True)).eval()
+    alone.load_state_dict(both.first.state_dict())
+    assert both.of_first is both.first and net.of_first is net
+    for theirs, told in ((alone, {}), (net, {"prior": projection()}), (net, {"previous": frames().flip(0)})):
+        seen, expected = (one.perceive(frames(), path, CAMERA, **told) for one in (both, theirs))
+        for name in ("depth", "confidence", "dynamic"):
+            torch.testing.assert_close(getattr(seen, name), getattr(expected, name), atol=1e-6, rtol=1e-6)
+    assert both.pitch_of(frames(1), CAMERA) == alone.pitch_of(frames(1), CAMERA)
+
+
+def test_settings_of_both_networks_come_from_json():
+    config = CompactPerceptionConfig(extends=True, first=CompactPerceptionConfig((8, 8), core=(64, 2), twice=True))
+    assert CompactPerceptionConfig(**json.loads(json.dumps(asdict(config)))) == config
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"core": (48, 2)}, "in steps of 32"),
+        ({"core": (64, 0)}, "a number of blocks"),
+        ({"core": (0, 2)}, "a width"),
+        ({"core": (-32, 1)}, "core="),
+        ({"core": (64,)}, "core="),
+        ({"first": CompactPerceptionConfig(first=CompactPerceptionConfig())}, "first=None"),
+    ],
+)
+def test_networks_that_cannot_be(settings, message):
+    with pytest.raises(ValueError, match=message):
+        CompactPerceptionConfig(**settings)
 
 
 def test_one_scale_is_too_few():

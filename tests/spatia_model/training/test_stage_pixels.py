@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from safetensors.torch import load_file
 from spatia_model.data.clips import ClipDataset
 from spatia_model.data.schema import ShardError
 from spatia_model.model_folder import load_mini, save_mini
+from spatia_model.perception.compact import CompactPerception, CompactPerceptionConfig
 from spatia_model.training import recipe as recipes
 from spatia_model.training.accelerated import fit
 from spatia_model.training.recipe import Recipe
@@ -76,6 +78,19 @@ def test_it_trains_resumes_and_exports(clips, model, tmp_path, monkeypatch, stag
     before, after = (load_file(place / f"{part}.safetensors") for place in (model, tmp_path / "out" / "model"))
     assert any(not torch.equal(before[k], after[k]) for k in before)
     load_mini(tmp_path / "out" / "model")
+
+
+def test_a_perceiver_with_a_network_for_first_pictures_trains_both(clips, model, tmp_path, monkeypatch):
+    monkeypatch.setattr(PerceptionOnClips, "validate", lambda self: ({"x": 1.0}, None))
+    vae, transformer, text, perception, refiner = tiny_parts()
+    both = CompactPerception(replace(perception.config, first=CompactPerceptionConfig((8, 8))))
+    save_mini(tmp_path / "model", CONFIG, OPTIONS, vae, transformer, text, both, refiner)
+    AcceleratorState._reset_state(True)
+    held = PerceptionOnClips(recipe("perception", clips, tmp_path / "model", steps=6, batch=4, micro_batch=4))
+    fit(held, held.recipe, tmp_path / "out", cpu=True)
+    before, after = (load_mini(place)[1].state_dict() for place in (tmp_path / "model", tmp_path / "out" / "model"))
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert {name.startswith("first.") for name in changed} == {True, False}
 
 
 def test_clips_without_what_a_stage_needs_say_what_to_prepare(tmp_path, model):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 
 from spatia_model.generator.motion import MotionConfig, MotionPlanner
 from spatia_model.model_folder import EMBEDDED, save_mini
+from spatia_model.perception.compact import CompactPerception, CompactPerceptionConfig
 from spatia_model.training.cli import TRAINED, _earlier
 from spatia_model.training.starting import PARTS, start_from
 from spatia_model.worlds import VOCABULARY
@@ -55,6 +57,20 @@ def test_folders_without_such_weights_are_refused(folder):
     (path / "motion.safetensors").unlink()
     with pytest.raises(ValueError, match="no such file of weights"):
         start_from(path, planner, "motion")
+
+
+def test_the_network_for_first_pictures_begins_with_the_folder_s_own_or_the_other_s(tmp_path):
+    torch.manual_seed(0)
+    first = CompactPerceptionConfig((8, 8), core=(32, 1))
+    vae, transformer, text, plain, refiner = tiny_parts()
+    both = CompactPerception(replace(plain.config, first=first))
+    for perceiver, begins_with in ((plain, plain), (both, both.first)):
+        save_mini(tmp_path / "model", CONFIG, OPTIONS, vae, transformer, text, perceiver, refiner)
+        begun = CompactPerception(first)
+        start_from(tmp_path / "model", begun, "first")
+        for name, tensor in begins_with.state_dict().items():
+            torch.testing.assert_close(begun.state_dict()[name], tensor, atol=0.02, rtol=0.02)  # of 8 bits
+        assert perceiver is both or not torch.allclose(begun.stem.weight, both.first.stem.weight, atol=0.02)
 
 
 def test_every_stage_has_its_part_of_a_folder():
