@@ -23,7 +23,8 @@ from spatia_model.types import Camera, Perception, Projection
 
 TYPICAL_DEPTH = 3.0  # metres, the network's guess before it has looked
 MAX_DEPTH = 60.0
-GAINS = (0.7, 0.85, 1.0, 1.2)  # of a first picture's exposure, over which looks are averaged
+LOOKS = ((0, 0, 1.0), (1, 1, 0.85))  # at a first picture: pixels down and to the right that it is moved by, and its exposure
+PART = 0.75  # of its sides: windows in its corners, which are looked at enlarged
 SUSPICION = 0.6  # log odds added where only looks tell: a thing overlooked can never move, one taken wrongly merely may
 PITCHES = tuple(range(-40, 26, 5))  # degrees up that a picture's camera may have been held at, where nobody says
 USUAL_PITCH, PITCH_SPREAD = -4.0, 12.0  # degrees: how cameras are held
@@ -198,20 +199,39 @@ class CompactPerception(nn.Module):
         unusual = (torch.tensor(PITCHES) - USUAL_PITCH) ** 2 / (2 * PITCH_SPREAD**2)
         return float(tilts[int((PITCH_TELLS * doubt + unusual).argmin())])
 
-    def _look_again(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """`forward` of inputs that nothing but their looks tells about: the mean over what they look like mirrored, darker and brighter.
+    def _look(self, x: torch.Tensor, down: int = 0, right: int = 0, gain: float = 1.0, mirrored: bool = False) -> torch.Tensor:
+        """What the network for first pictures says of inputs that are mirrored, moved and exposed otherwise, put back: (3, N, H, W)."""
+        h, w = x.shape[-2:]
+        seen = F.pad(x.flip(-1) if mirrored else x, (right, 0, down, 0), mode="replicate")[..., :h, :w].clone()
+        if mirrored:
+            seen[:, 11] = -seen[:, 11]  # the ray's "right"
+        for channels in (slice(0, 3), slice(8, 11)):
+            seen[:, channels] = ((seen[:, channels] + 1) * gain - 1).clamp(-1, 1)
+        told = torch.stack(self.of_first(seen))
+        told = F.pad(told, (0, right, 0, down), mode="replicate")[..., down:, right:]
+        return told.flip(-1) if mirrored else told
 
-        There is time: a world has one first picture. A single look at a photograph is torn where it is unlike the training's pictures.
+    def _look_again(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """`forward` of inputs that nothing but their looks tells about: the mean over several looks, each in the mirror, too.
+
+        The whole picture, moved a little, and windows of it, enlarged: these know detail, but how far all of it is they leave to the
+        whole. There is time: a world has one first picture. A single look at a photograph is torn where it is unlike the training's.
         """
-        looks = []
-        for gain in GAINS:
-            seen = x.clone()
-            for channels in (slice(0, 3), slice(8, 11)):
-                seen[:, channels] = ((x[:, channels] + 1) * gain - 1).clamp(-1, 1)
-            mirrored = seen.flip(-1)
-            mirrored[:, 11] = -mirrored[:, 11]  # the ray's "right"
-            looks += [torch.stack(self.of_first(seen)), torch.stack(self.of_first(mirrored)).flip(-1)]
-        return tuple(torch.stack(looks).mean(0))  # type: ignore[return-value]
+        h, w = x.shape[-2:]
+        mirrors = (False, True)
+        whole = torch.stack([self._look(x, *look, mirrored) for look in LOOKS for mirrored in mirrors]).mean(0)
+        high, wide = max(1, round(PART * h)), max(1, round(PART * w))
+        parts, times = torch.zeros_like(whole), torch.zeros_like(whole)
+        for top in (0, h - high):
+            for left in (0, w - wide):
+                window = (..., slice(top, top + high), slice(left, left + wide))
+                near = F.interpolate(x[window], size=(h, w), mode="bilinear")
+                seen = torch.stack([self._look(near, mirrored=mirrored) for mirrored in mirrors]).mean(0)
+                seen = F.interpolate(seen, size=(high, wide), mode="area")
+                seen[0] += (whole[0][window] - seen[0]).flatten(1).median(1).values[:, None, None]
+                parts[window] += seen
+                times[window] += 1
+        return tuple((whole + parts / times) / 2)  # type: ignore[return-value]
 
     def perceive(
         self,

@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 from scipy.ndimage import grey_opening
 
 from spatia_model.config import MiniConfig, mini_camera
@@ -15,7 +16,8 @@ from spatia_model.geometry.planes import continued
 from spatia_model.perception import CompactPerception, CompactPerceptionConfig
 from spatia_model.perception.compact import (
     CONFIDENT_ERROR,
-    GAINS,
+    LOOKS,
+    PART,
     SUSPICION,
     TYPICAL_DEPTH,
     _Core,
@@ -120,7 +122,7 @@ def test_a_constant_plane_gives_the_depth_of_that_plane():
     true = 1.5 / level_rays(pose, CAMERA)[0, 1]
     near = (true > 0) & (true < 6)
     assert near.float().mean() > 0.2
-    torch.testing.assert_close(depth[near], true[near], rtol=0.02, atol=0)
+    torch.testing.assert_close(depth[near], true[near], rtol=0.03, atol=0)  # edges of windows are a little off in pictures this small
 
 
 def test_what_is_perceived_has_the_frames_shape_and_makes_sense():
@@ -160,18 +162,73 @@ def test_frames_between_get_their_neighbours_depth_and_no_confidence():
         CompactPerceptionConfig(every=0)
 
 
+def looked_at_plainly(net: CompactPerception, x: torch.Tensor) -> list[torch.Tensor]:
+    """What a first picture's looks come to, one after the other: log depth, log scale and motion, each (N, SIZE, SIZE)."""
+
+    def mirror(y):
+        y = y[..., range(SIZE - 1, -1, -1)]
+        return torch.cat([y[:, :11], -y[:, 11:12], y[:, 12:]], 1) if y.shape[1] == x.shape[1] else y
+
+    def expose(y, gain):
+        return torch.cat([((y[:, :3] + 1) * gain - 1).clamp(-1, 1), y[:, 3:8], ((y[:, 8:11] + 1) * gain - 1).clamp(-1, 1), y[:, 11:]], 1)
+
+    def told(y):
+        return torch.stack(net(y), 1)  # (N, 3, SIZE, SIZE)
+
+    with torch.no_grad():
+        looks = []
+        for down, right, gain in LOOKS:
+            up, back = ([min(max(i + by, 0), SIZE - 1) for i in range(SIZE)] for by in (-down, down))
+            left, forth = ([min(max(i + by, 0), SIZE - 1) for i in range(SIZE)] for by in (-right, right))
+            for turn in (lambda y: y, mirror):
+                seen = told(expose(turn(x)[:, :, up][:, :, :, left], gain))
+                looks.append(turn(seen[:, :, back][:, :, :, forth]))
+        whole = sum(looks) / len(looks)
+        side, total, count = round(PART * SIZE), torch.zeros_like(whole), torch.zeros(SIZE, SIZE)
+        for top in (0, SIZE - side):
+            for left in (0, SIZE - side):
+                rows, columns = slice(top, top + side), slice(left, left + side)
+                near = F.interpolate(x[:, :, rows, columns], size=(SIZE, SIZE), mode="bilinear")
+                seen = F.adaptive_avg_pool2d((told(near) + mirror(told(mirror(near)))) / 2, (side, side))
+                for one, all_of_it in zip(seen, whole, strict=True):
+                    one[0] += (all_of_it[0, rows, columns] - one[0]).median()
+                total[:, :, rows, columns] += seen
+                count[rows, columns] += 1
+    assert count.min() == 1 and count.max() == 4
+    return list(((whole + total / count) / 2).unbind(1))
+
+
+def test_first_pictures_are_looked_at_as_a_loop_would():
+    net, path = network(), walk(0, frames=2)
+    log_depth, log_scale, logit = looked_at_plainly(net, stack_inputs(frames(), path, CAMERA, None, None))
+    seen = net.perceive(frames(), path, CAMERA)
+    torch.testing.assert_close(seen.depth, median(log_depth.exp()), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(seen.confidence, confidence_of(log_scale), atol=1e-5, rtol=1e-5)
+    found = net._look_again(stack_inputs(frames(), path, CAMERA, None, None))
+    torch.testing.assert_close(found[2], logit, atol=1e-5, rtol=1e-5)
+
+
+def test_windows_of_a_picture_keep_its_scale():
+    """A network that takes what it sees enlarged for nearer would pull the corners' windows toward the camera; they are put back."""
+    net, path = network(), torch.eye(4, dtype=torch.float64)[None]
+    x = stack_inputs(frames(1), path, CAMERA, None, None)
+
+    def says(y):
+        broad = y[:, 11].amax() - y[:, 11].amin()
+        return torch.ones(1, SIZE, SIZE) * broad, torch.zeros(1, SIZE, SIZE), torch.zeros(1, SIZE, SIZE)
+
+    net.forward = says
+    whole = net._look(x)[0]
+    torch.testing.assert_close(net._look_again(x)[0], whole, atol=0.05, rtol=0)
+    assert float((net._look(F.interpolate(x[..., :24, :24], size=SIZE))[0] - whole).abs().max()) > 0.2
+
+
 @pytest.mark.parametrize("by_looks", [False, True])
 def test_without_evidence_only_looks_can_tell_what_moves(by_looks):
     net, path = network(), walk(0, frames=2)
     net.config = replace(net.config, by_looks=by_looks)
     x = stack_inputs(frames(), path, CAMERA, None, None)
-    with torch.no_grad():
-        logits = []
-        for gain in GAINS:  # in every light, and in a mirror
-            y = torch.cat([((x[:, :3] + 1) * gain - 1).clamp(-1, 1), x[:, 3:8], ((x[:, 8:11] + 1) * gain - 1).clamp(-1, 1), x[:, 11:]], 1)
-            mirrored = torch.cat([y[:, :11], -y[:, 11:12], y[:, 12:]], 1)[..., range(SIZE - 1, -1, -1)]
-            logits += [net(y)[2], net(mirrored)[2][..., range(SIZE - 1, -1, -1)]]
-        logit = sum(logits) / len(logits)
+    logit = looked_at_plainly(net, x)[2]
     seen = net.perceive(frames(), path, CAMERA).dynamic
     expected = opened((logit[-1:] + SUSPICION).sigmoid())[0] if by_looks else torch.zeros(SIZE, SIZE)
     torch.testing.assert_close(seen[-1], expected, atol=1e-5, rtol=1e-5)
