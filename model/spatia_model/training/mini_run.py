@@ -43,7 +43,7 @@ from spatia_model.worlds import VOCABULARY
 
 MINI = MiniConfig(surroundings=True)
 FIRST = CompactPerceptionConfig(core=(224, 6), twice=True)  # a world has one first picture: there is time for it
-PERCEPTION = CompactPerceptionConfig(extends=True, by_looks=True, twice=True, first=FIRST)
+PERCEPTION = CompactPerceptionConfig(extends=True, by_looks=True, first=FIRST)
 PICTURES = "pictures.npy"
 WATCHED_CLIPS = 2  # one without, one with a past that shows how things move
 SHARPNESS = 0.2  # how far weights go from exact pictures to sharp ones; between the two there is a way (ESRGAN, network interpolation)
