@@ -100,7 +100,7 @@ class _Look(nn.Module):
 
 
 class _Core(nn.Module):
-    """More attention blocks, wide where pixels are few; what they find is added. Begins as nothing, so it can be given to a trained network."""
+    """More attention blocks, wide where pixels are few; what they find is added. It begins as nothing."""
 
     def __init__(self, width: int, inner: int, blocks: int):
         super().__init__()

@@ -17,13 +17,14 @@ import torch.multiprocessing as mp
 from spatia_model.devices import computes_bfloat16
 from spatia_model.training.loop import LoopConfig
 
-STAGES = ("data", "vae", "redraw", "decoder", "perception", "first", "latents", "denoiser", "sharpen", "refiner", "motions", "motion", "export")
 TRAINED = ("vae", "redraw", "decoder", "perception", "first", "denoiser", "sharpen", "refiner", "motion")
+STAGES = ("data", *TRAINED[:5], "latents", *TRAINED[5:8], "motions", "motion", "export")
 VALIDATION_SEED = 1_000_000
 
 EPILOG = """examples:
   spatia train mini --out runs/mini                        all stages, default sizes (hours on a CPU)
-  spatia train mini --out runs/tiny --worlds 8 --steps vae=20,redraw=20,decoder=20,perception=20,first=20,denoiser=20,sharpen=20,refiner=20,motion=20
+  spatia train mini --out runs/tiny --worlds 8 \\
+    --steps vae=20,redraw=20,decoder=20,perception=20,first=20,denoiser=20,sharpen=20,refiner=20,motion=20
   spatia train mini --out runs/mini --stage denoiser --processes 2
 """
 

@@ -133,23 +133,23 @@ def _part(weights: dict, prefix: str) -> dict:
 
 
 def perception(out: Path, args: argparse.Namespace) -> None:
-    """The perceiver of what the map or an earlier frame tells something about: of all but first pictures."""
-    _perceive(out, args, replace(PERCEPTION, first=None), "again", 3)
+    """The perceiver that runs with every clip. It sees first pictures, too, from which it learns what things look like."""
+    _perceive(out, args, replace(PERCEPTION, first=None), 3)
 
 
 def first(out: Path, args: argparse.Namespace) -> None:
     """The perceiver of first pictures. It begins with the other's weights unless told otherwise."""
     other = out / "perception.pt"
-    _perceive(out, args, FIRST, "first", 1, str(other) if other.exists() else "")
+    _perceive(out, args, FIRST, 1, only_first=True, start_from=str(other) if other.exists() else "")
 
 
 def _perceive(
-    out: Path, args: argparse.Namespace, config: CompactPerceptionConfig, shows: str, stills: int, start_from: str = ""
+    out: Path, args: argparse.Namespace, config: CompactPerceptionConfig, stills: int, only_first: bool = False, start_from: str = ""
 ) -> None:
     windows = WindowFolder(out / "walks", out / "windows")
     validation = WindowFolder(out / "validation", out / "windows-validation")
     views = ClipFolder(out / "views") if any((out / "views").glob("*.safetensors")) else None
-    stage = PerceptionStage(windows, validation, PicturePool(out / PICTURES), config, views=views, stills=stills, shows=shows)
+    stage = PerceptionStage(windows, validation, PicturePool(out / PICTURES), config, views=views, stills=stills, only_first=only_first)
     stage.batch = int(_numbers(args.batch, "batch").get(stage.name, 12))
     settings = LoopConfig(steps=3000, lr=0.01, optimizer="muon", validate_every=500, start_from=start_from)
     fit(stage, loop_config(args, stage.name, settings), out, args.device)

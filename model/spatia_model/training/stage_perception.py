@@ -36,8 +36,8 @@ class PerceptionStage:
     Args:
         views: pictures of more worlds; a share `first` of the batch is drawn from them, `remembered` of these with part of it in the map.
         batch, stills: samples from worlds and of pictures of nothing in particular, per step.
-        shows: "first", only pictures with nothing to go by but their looks; "again", only others; "any". A model that has a network of
-            its own for first pictures is shown these by that one.
+        only_first: pictures with nothing to go by but their looks, and no others. Of a model that has a network of its own for first
+            pictures, these go to that one.
     """
 
     def __init__(
@@ -52,18 +52,15 @@ class PerceptionStage:
         stills: int = 3,
         first: float = 0.6,
         remembered: float = 0.35,
-        shows: str = "any",
+        only_first: bool = False,
     ):
-        if shows not in ("first", "again", "any"):
-            raise ValueError(f"shows must be first, again or any, got {shows!r}")
-        self.name = "first" if shows == "first" else "perception"
-        self.shows = shows
+        self.name = "first" if only_first else "perception"
+        self.only_first = only_first
         self.model = CompactPerception(config)
         self.windows, self.validation, self.pool, self.views = windows, validation, pool, views
         self.mini = mini or MiniConfig()
         self.camera = mini_camera(self.mini)
-        self.batch, self.stills, self.first = batch, stills, first
-        self.remembered = {"first": 0.0, "again": 1.0, "any": remembered}[shows]
+        self.batch, self.stills, self.first, self.remembered = batch, stills, first, 0.0 if only_first else remembered
 
     def loss(self, rng: np.random.Generator, generator: torch.Generator, step: int) -> tuple[torch.Tensor, dict[str, float]]:
         def sample():
@@ -140,11 +137,9 @@ class PerceptionStage:
         return x, depth, torch.zeros_like(depth), known
 
     def _told(self, rng: np.random.Generator, chance: float) -> tuple[bool, bool]:
-        """Whether a sample has the memory's prior, by chance, and an earlier frame."""
+        """Whether a sample has the memory's prior, and an earlier frame."""
         prior, evidence = bool(rng.random() < chance), bool(rng.random() < 0.6)
-        if self.shows == "first":
-            return False, False
-        return prior or (self.shows == "again" and not evidence), evidence
+        return prior and not self.only_first, evidence and not self.only_first
 
     def _see(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """The model's outputs, each sample's from the network that it is for."""
@@ -160,8 +155,7 @@ class PerceptionStage:
 
     def validate(self) -> dict[str, float]:
         figures: dict[str, float] = {}
-        asked = [told for told in (("prior", True, True), ("empty", False, False)) if self.shows in ("any", "again" if told[1] else "first")]
-        for name, prior, evidence in asked:
+        for name, prior, evidence in (("prior", True, True), ("empty", False, False))[self.only_first :]:
             rng = np.random.default_rng(1_000_000)
             errors, unknown, hits, unions = [], [], 0.0, 0.0
             for _ in range(64):
@@ -187,7 +181,7 @@ class PerceptionStage:
         rng = np.random.default_rng(1_000_003)
         rows = []
         for _ in range(6):
-            told = self.shows != "first"
+            told = not self.only_first
             x, depth, dynamic, _ = self._world_sample(rng, plain=True, prior=told, evidence=told)
             log_depth, log_scale, logit = self._look(x)
 
