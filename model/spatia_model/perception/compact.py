@@ -221,17 +221,16 @@ class CompactPerception(nn.Module):
         mirrors = (False, True)
         whole = torch.stack([self._look(x, *look, mirrored) for look in LOOKS for mirrored in mirrors]).mean(0)
         high, wide = max(1, round(PART * h)), max(1, round(PART * w))
-        parts, times = torch.zeros_like(whole), torch.zeros_like(whole)
-        for top in (0, h - high):
-            for left in (0, w - wide):
+        parts = torch.zeros_like(whole)
+        for top, down in ((0, _fading(h, high)), (h - high, _fading(h, high).flip(0))):
+            for left, right in ((0, _fading(w, wide)), (w - wide, _fading(w, wide).flip(0))):
                 window = (..., slice(top, top + high), slice(left, left + wide))
                 near = F.interpolate(x[window], size=(h, w), mode="bilinear")
                 seen = torch.stack([self._look(near, mirrored=mirrored) for mirrored in mirrors]).mean(0)
                 seen = F.interpolate(seen, size=(high, wide), mode="area")
                 seen[0] += (whole[0][window] - seen[0]).flatten(1).median(1).values[:, None, None]
-                parts[window] += seen
-                times[window] += 1
-        return tuple((whole + parts / times) / 2)  # type: ignore[return-value]
+                parts[window] += seen * (down[:, None] * right).to(seen)
+        return tuple((whole + parts) / 2)  # type: ignore[return-value]
 
     def perceive(
         self,
@@ -264,6 +263,12 @@ class CompactPerception(nn.Module):
         looked = torch.zeros(len(frames), 1, 1)
         looked[rows] = 1
         return Perception(depth[source], confidence_of(log_scale).cpu()[source] * looked, dynamic[source])
+
+
+def _fading(size: int, part: int) -> torch.Tensor:
+    """(part,) weights of the first of two windows that overlap in a line of `size` pixels; with the other's, the same reversed, they are 1."""
+    across = 2 * part - size
+    return 1 - ((torch.arange(part) + 0.5 - (size - part)) / across).clamp(0, 1)
 
 
 def median(depth: torch.Tensor, size: int = 5) -> torch.Tensor:

@@ -185,6 +185,11 @@ def looked_at_plainly(net: CompactPerception, x: torch.Tensor) -> list[torch.Ten
                 looks.append(turn(seen[:, :, back][:, :, :, forth]))
         whole = sum(looks) / len(looks)
         side, total, count = round(PART * SIZE), torch.zeros_like(whole), torch.zeros(SIZE, SIZE)
+
+        def share(i, start):  # one window fades out while the other fades in
+            i = SIZE - 1 - i if start else i
+            return min(max((side - i - 0.5) / (2 * side - SIZE), 0.0), 1.0)
+
         for top in (0, SIZE - side):
             for left in (0, SIZE - side):
                 rows, columns = slice(top, top + side), slice(left, left + side)
@@ -192,10 +197,11 @@ def looked_at_plainly(net: CompactPerception, x: torch.Tensor) -> list[torch.Ten
                 seen = F.adaptive_avg_pool2d((told(near) + mirror(told(mirror(near)))) / 2, (side, side))
                 for one, all_of_it in zip(seen, whole, strict=True):
                     one[0] += (all_of_it[0, rows, columns] - one[0]).median()
-                total[:, :, rows, columns] += seen
-                count[rows, columns] += 1
-    assert count.min() == 1 and count.max() == 4
-    return list(((whole + total / count) / 2).unbind(1))
+                weight = torch.tensor([[share(i, top) * share(j, left) for j in range(SIZE)] for i in range(SIZE)])[rows, columns]
+                total[:, :, rows, columns] += seen * weight
+                count[rows, columns] += weight
+    torch.testing.assert_close(count, torch.ones(SIZE, SIZE))
+    return list(((whole + total) / 2).unbind(1))
 
 
 def test_first_pictures_are_looked_at_as_a_loop_would():
