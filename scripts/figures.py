@@ -115,11 +115,14 @@ def weights() -> tuple[dict[str, int], dict[str, int]]:
     """Parameters and bytes of each file of weights."""
     from safetensors import safe_open
 
+    from spatia_model.generator.checkpoint import ROW_SCALE
+
     counts, sizes = {}, {}
     for part in PARTS:
         path = CARD / f"{part}.safetensors"
         with safe_open(path, framework="pt") as file:
-            counts[part] = sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118  not a dict
+            names = [name for name in file.keys() if not name.endswith(ROW_SCALE)]  # noqa: SIM118  not a dict
+            counts[part] = sum(math.prod(file.get_slice(name).get_shape()) for name in names)
         sizes[part] = path.stat().st_size
     return counts, sizes
 

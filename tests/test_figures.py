@@ -6,6 +6,8 @@ import importlib.util
 import sys
 from pathlib import Path
 
+from spatia_model.model_folder import EIGHT_BITS
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -71,5 +73,6 @@ def test_every_figure_of_the_readme_is_one_that_is_written():
 
 def test_the_size_of_the_weights_is_what_lies_there():
     counts, sizes = figures.weights()
-    assert sum(sizes.values()) <= 25e6 and 1e7 < sum(counts.values()) < 1.3e7
-    assert all(abs(sizes[part] - 2 * counts[part]) < 0.05 * sizes[part] + 20000 for part in counts)
+    assert sum(sizes.values()) <= 25e6 and 1.3e7 < sum(counts.values()) < 1.8e7
+    each = {part: 1 if f"{part}.safetensors" in EIGHT_BITS else 2 for part in counts}  # bytes
+    assert all(abs(sizes[part] - each[part] * counts[part]) < 0.05 * sizes[part] + 20000 for part in counts)

@@ -266,7 +266,7 @@ class CompactPerception(nn.Module):
 
 
 def _fading(size: int, part: int) -> torch.Tensor:
-    """(part,) weights of the first of two windows that overlap in a line of `size` pixels; with the other's, the same reversed, they are 1."""
+    """(part,) weights of the first of two windows that overlap in a line of `size` pixels; the other's are the same reversed."""
     across = 2 * part - size
     return 1 - ((torch.arange(part) + 0.5 - (size - part)) / across).clamp(0, 1)
 
