@@ -137,6 +137,6 @@ def test_the_embedded_perceiver_tells_who_looks_down(capsys):
     assert spec is not None and spec.loader is not None
     benchmark = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(benchmark)
-    figures = benchmark.measure("spatia-mini", worlds=8, seed=2_000_700)
+    figures = benchmark.measure("spatia-mini", worlds=16, seed=2_000_700)
     assert figures["pitch_error"] < 0.7 * figures["pitch_error_level"]
-    assert figures["abs_rel_told"] < figures["abs_rel_level"] and figures["abs_rel"] < 0.9 * figures["abs_rel_level"]
+    assert figures["abs_rel_told"] < figures["abs_rel_level"] and figures["abs_rel"] < 0.8 * figures["abs_rel_level"]

@@ -202,9 +202,7 @@ class CompactPerception(nn.Module):
     def _look(self, x: torch.Tensor, down: int = 0, right: int = 0, gain: float = 1.0, mirrored: bool = False) -> torch.Tensor:
         """What the network for first pictures says of inputs that are mirrored, moved and exposed otherwise, put back: (3, N, H, W)."""
         h, w = x.shape[-2:]
-        seen = F.pad(x.flip(-1) if mirrored else x, (right, 0, down, 0), mode="replicate")[..., :h, :w].clone()
-        if mirrored:
-            seen[:, 11] = -seen[:, 11]  # the ray's "right"
+        seen = F.pad(mirror(x) if mirrored else x, (right, 0, down, 0), mode="replicate")[..., :h, :w].clone()
         for channels in (slice(0, 3), slice(8, 11)):
             seen[:, channels] = ((seen[:, channels] + 1) * gain - 1).clamp(-1, 1)
         told = torch.stack(self.of_first(seen))
@@ -221,15 +219,15 @@ class CompactPerception(nn.Module):
         mirrors = (False, True)
         whole = torch.stack([self._look(x, *look, mirrored) for look in LOOKS for mirrored in mirrors]).mean(0)
         high, wide = max(1, round(PART * h)), max(1, round(PART * w))
-        parts = torch.zeros_like(whole)
-        for top, down in ((0, _fading(h, high)), (h - high, _fading(h, high).flip(0))):
-            for left, right in ((0, _fading(w, wide)), (w - wide, _fading(w, wide).flip(0))):
+        parts, down, right = torch.zeros_like(whole), _fading(h, high), _fading(w, wide)
+        for top, rows in ((0, down), (h - high, down.flip(0))):
+            for left, columns in ((0, right), (w - wide, right.flip(0))):
                 window = (..., slice(top, top + high), slice(left, left + wide))
                 near = F.interpolate(x[window], size=(h, w), mode="bilinear")
                 seen = torch.stack([self._look(near, mirrored=mirrored) for mirrored in mirrors]).mean(0)
                 seen = F.interpolate(seen, size=(high, wide), mode="area")
                 seen[0] += (whole[0][window] - seen[0]).flatten(1).median(1).values[:, None, None]
-                parts[window] += seen * (down[:, None] * right).to(seen)
+                parts[window] += seen * (rows[:, None] * columns).to(seen)
         return tuple((whole + parts) / 2)  # type: ignore[return-value]
 
     def perceive(
@@ -304,6 +302,13 @@ def stack_inputs(
         told = (depth > 0).unsqueeze(1).float() if extends else mask
         memory = torch.cat([(prior.rgb.permute(0, 3, 1, 2).float() / 127.5 - 1) * mask, log_depth * told, mask], 1)
     return torch.cat([rgb, memory, earlier, level_rays(T_world_camera, camera)], 1)
+
+
+def mirror(x: torch.Tensor) -> torch.Tensor:
+    """The network's input (T, 14, H, W) of the same scene seen in a mirror, a copy."""
+    x = x.flip(-1)
+    x[:, 11] = -x[:, 11]  # the ray's "right"
+    return x
 
 
 def level_rays(T_world_camera: torch.Tensor, camera: Camera) -> torch.Tensor:

@@ -17,8 +17,11 @@ import torch.multiprocessing as mp
 from spatia_model.devices import computes_bfloat16
 from spatia_model.training.loop import LoopConfig
 
-TRAINED = ("vae", "redraw", "decoder", "perception", "first", "denoiser", "sharpen", "refiner", "motion")
-STAGES = ("data", *TRAINED[:5], "latents", *TRAINED[5:8], "motions", "motion", "export")
+STAGES = (
+    *("data", "vae", "redraw", "decoder", "perception", "first", "latents"),
+    *("denoiser", "sharpen", "refiner", "motions", "motion", "export"),
+)
+TRAINED = tuple(stage for stage in STAGES if stage not in ("data", "latents", "motions", "export"))
 VALIDATION_SEED = 1_000_000
 
 EPILOG = """examples:

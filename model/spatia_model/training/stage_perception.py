@@ -20,7 +20,7 @@ from spatia_model.evaluation.metrics import blur
 from spatia_model.geometry.camera import resize, unproject
 from spatia_model.geometry.neighbours import opened
 from spatia_model.geometry.visibility import frontmost_points
-from spatia_model.perception.compact import CompactPerception, CompactPerceptionConfig, stack_inputs
+from spatia_model.perception.compact import CompactPerception, CompactPerceptionConfig, mirror, stack_inputs
 from spatia_model.training.loop import device_of
 from spatia_model.training.pictures import PicturePool
 from spatia_model.types import Camera, Projection
@@ -155,11 +155,11 @@ class PerceptionStage:
 
     def validate(self) -> dict[str, float]:
         figures: dict[str, float] = {}
-        for name, prior, evidence in (("prior", True, True), ("empty", False, False))[self.only_first :]:
+        for name, told in (("empty", False),) if self.only_first else (("prior", True), ("empty", False)):
             rng = np.random.default_rng(1_000_000)
             errors, unknown, hits, unions = [], [], 0.0, 0.0
             for _ in range(64):
-                x, depth, dynamic, _ = self._world_sample(rng, plain=True, prior=prior, evidence=evidence)
+                x, depth, dynamic, _ = self._world_sample(rng, plain=True, prior=told, evidence=told)
                 log_depth, _, logit = self._look(x)
                 near = (depth < FAR) & (dynamic < 0.5)
                 error = (log_depth.exp() - depth).abs() / depth
@@ -169,7 +169,7 @@ class PerceptionStage:
                 hits += float((moving & (dynamic > 0.5)).sum())
                 unions += float((moving | (dynamic > 0.5)).sum())
             figures[f"abs_rel_{name}"] = float(np.nanmean(errors))
-            if prior:
+            if told:
                 figures["abs_rel_off_prior"] = float(np.nanmean(unknown))  # of what the map does not show
             figures[f"dynamic_iou_{name}"] = hits / max(unions, 1)
         rng = np.random.default_rng(1_000_002)
@@ -227,8 +227,7 @@ def _varied(rng: np.random.Generator, x: torch.Tensor, depth: torch.Tensor, dyna
     if rng.random() < 0.4:
         x, depth, dynamic = zoom(rng, x, depth, dynamic)
     if rng.random() < 0.5:
-        x, depth, dynamic = x.flip(-1), depth.flip(-1), dynamic.flip(-1)
-        x[:, 11] = -x[:, 11]  # the ray's "right"
+        x, depth, dynamic = mirror(x), depth.flip(-1), dynamic.flip(-1)
     return x, depth, dynamic, torch.ones_like(depth)
 
 
