@@ -7,6 +7,7 @@ them nor, in its past, what they hid, and the map never holds them. An entity th
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -67,6 +68,11 @@ class Entities:
     def spreads(self) -> torch.Tensor:
         """(E,) float32, metres: root mean square distance of their points from their centres."""
         return self._means((self.positions - self.centres[self.owner]).square().sum(1, keepdim=True))[:, 0].sqrt()
+
+    @property
+    def sizes(self) -> torch.Tensor:
+        """(E,) float32, metres: sides of squares as large as what is seen of them."""
+        return torch.zeros(len(self)).index_add_(0, self.owner, (2 * self.radii).square()).sqrt()
 
     def _means(self, values: torch.Tensor) -> torch.Tensor:
         count = torch.zeros(len(self), 1).index_add_(0, self.owner, torch.ones(len(self.owner), 1))
@@ -228,8 +234,10 @@ def followed(
         if float(own.float().mean()) < LEAST_AREA or float(unlike[own].mean()) < UNLIKE:
             continue  # out of sight, or where it was to be
         there = entities.positions + way[:, -1][entities.owner]
-        place = _sighted(entities, k, find(frame, depth, moves, T_world_camera, camera), T_world_camera[:3, 3].float())
-        if place is not None:
+        seen = find(frame, depth, moves, T_world_camera, camera)
+        best = _match(entities, k, seen)
+        if best is not None:
+            place = _placed(entities, k, seen, best, T_world_camera[:3, 3].float())
             offset[k] = place - there[entities.owner == k].mean(0)
     share = torch.arange(1, way.shape[1] + 1) / way.shape[1]
     return entities.moved(way + offset[:, None] * share[:, None])
@@ -247,7 +255,8 @@ def observed(
     """Entities at the end of frames that a camera took: cut out anew where the last one shows them, with the past that the frames show.
 
     Args:
-        entities: as they were before the frames; what the last frame does not show of them stays where it was.
+        entities: as they were before the frames; what the last frame cannot show of them stays where it was. What it would show there and
+            does not has gone elsewhere, or has been taken for another thing, and is forgotten: it would be seen twice.
         frames: (T, H, W, 3) uint8.
         depth: (T, H, W) metres.
         looked: (T,) bool, where depth and motion were perceived; the last frame's count in any case.
@@ -263,43 +272,66 @@ def observed(
     things[-1] = entities
     past, watched = torch.zeros_like(seen.past), torch.zeros_like(seen.watched)
     for k in range(len(seen)):
-        eye = {t: eyes[max(t, 0)] for t in things}
-        places = {last - t: _sighted(seen, k, found, eye[t]) for t, found in things.items()}
-        known = _evenly(seen.centres[k], {ago: (place, eye[last - ago]) for ago, place in places.items() if place is not None})
+        sightings = {}
+        for t, found in things.items():
+            best = _match(seen, k, found)
+            if best is not None:
+                eye = eyes[max(t, 0)]
+                # Depth, extent and area each tell how far it was: the mean of them is better than any.
+                sightings[last - t] = torch.lerp(found.centres[best], _placed(seen, k, found, best, eye), 2 / 3), eye
+        known = _evenly(seen.centres[k], sightings)
         if not known:
             continue
         watched[k] = True
         for i, ago in enumerate(PAST):
             near = min(known, key=lambda other: abs(other - ago))
             past[k, i] = known[near] * ago / near  # between sightings, and before the first, it went on evenly
-    gone = torch.tensor([_sighted(entities, k, seen, eyes[last]) is None for k in range(len(entities))], dtype=torch.bool)
+    gone = torch.tensor([_match(entities, k, seen) is None for k in range(len(entities))], dtype=torch.bool)
     stay = entities.moved(torch.zeros(len(entities), len(frames), 3)).only(gone)
+    stay = stay.only(~_missed(stay, frames[last], depth[last], T_world_camera[last], camera))
     return stay.joined(replace(seen, past=past, watched=watched))
+
+
+def _missed(entities: Entities, frame: torch.Tensor, depth: torch.Tensor, T_world_camera: torch.Tensor, camera: Camera) -> torch.Tensor:
+    """(E,) bool: which entities a frame (H, W, 3) of a depth (H, W) would show, were they where they are said to be, and does not."""
+    layer = entities.project(torch.zeros(len(entities), 1, 3), T_world_camera[None], camera)
+    shown = layer.mask[0] & (layer.depth[0] * (1 - HIDDEN) < depth)
+    unlike = (frame.float() - layer.rgb[0].float()).abs().mean(-1)
+    parts = [shown & (layer.index[0] == k) for k in range(len(entities))]
+    missed = [float(own.float().mean()) >= LEAST_AREA and float(unlike[own].mean()) >= UNLIKE for own in parts]
+    return torch.tensor(missed, dtype=torch.bool)
 
 
 def _evenly(here: torch.Tensor, sightings: dict[int, tuple[torch.Tensor, torch.Tensor]]) -> dict[int, torch.Tensor]:
     """Places less `here` (3,), by frames ago, of sightings (place, eye): as seen across the line of sight, and along it at an even pace.
 
-    A picture tells a thing's direction to the pixel, but its distance only by its size: single distances would jump about.
+    A picture tells a thing's direction to the pixel, but its distance only by its looks: single distances would jump about. The pace is
+    the median over pairs of sightings, of which now is one (Theil and Sen's slope): what was half hidden for a while was no farther away.
     """
-    away = {ago: float((here - eye).norm() - (place - eye).norm()) for ago, (place, eye) in sightings.items()}
-    pace = sum(ago * gone for ago, gone in away.items()) / max(1, sum(ago * ago for ago in away))
+    away = {0: 0.0} | {ago: float((place - eye).norm() - (here - eye).norm()) for ago, (place, eye) in sightings.items()}
+    pace = float(np.median([(away[b] - away[a]) / (b - a) for a, b in itertools.combinations(away, 2)])) if sightings else 0.0
     known = {}
     for ago, (place, eye) in sightings.items():
-        distance = (here - eye).norm() - pace * ago
+        distance = (here - eye).norm() + pace * ago
         known[ago] = eye + F.normalize(place - eye, dim=0) * distance - here
     return known
 
 
-def _sighted(entities: Entities, k: int, seen: Entities, eye: torch.Tensor) -> torch.Tensor | None:
-    """Where among things that move in one frame entity k is, by colour and size; None where nothing is like it."""
+def _match(entities: Entities, k: int, seen: Entities) -> int | None:
+    """Which of the things that move in one frame entity k is, by colour and size; None where nothing is like it."""
     if not len(seen):
         return None
     shade = (seen.shades - entities.shades[k]).norm(dim=1)
     grown = entities.spreads[k] / seen.spreads.clamp(min=1e-3)
     fits = (shade < SAME_SHADE) & (grown > 0.5) & (grown < 2)
-    if not bool(fits.any()):
-        return None
-    best = int(torch.where(fits, shade, torch.inf).argmin())
-    # Its size is known, so what looks smaller than it is stands farther away than depth has it.
-    return eye + (seen.centres[best] - eye) * grown[best].clamp(0.7, 1.4)
+    return int(torch.where(fits, shade, torch.inf).argmin()) if bool(fits.any()) else None
+
+
+def _placed(entities: Entities, k: int, seen: Entities, best: int, eye: torch.Tensor) -> torch.Tensor:
+    """Where entity k is, seen from `eye` as the thing `best`.
+
+    Its size is known, so what looks smaller than it is, in extent and area, stands farther away than depth has it.
+    """
+    extent = entities.spreads[k] / seen.spreads[best].clamp(min=1e-3)
+    area = entities.sizes[k] / seen.sizes[best].clamp(min=1e-3)
+    return eye + (seen.centres[best] - eye) * (extent.clamp(0.7, 1.4) + area.clamp(0.7, 1.4)) / 2
