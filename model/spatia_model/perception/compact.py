@@ -31,6 +31,8 @@ USUAL_PITCH, PITCH_SPREAD = -4.0, 12.0  # degrees: how cameras are held
 PITCH_TELLS = 10.0  # by how much the network's doubt outweighs that
 CORE_HEAD = 32  # channels of each head of the core's attention
 CONFIDENT_ERROR = 0.1  # "confident" means a relative depth error below this
+UNSURE = 0.3  # confidence below which depth is told cautiously; a map takes none of that (`MappingConfig.min_confidence`)
+MOST_DOUBT = 0.7  # scale of a log depth's error beyond which it is told no more cautiously
 
 
 @dataclass(frozen=True)
@@ -251,7 +253,7 @@ class CompactPerception(nn.Module):
         with torch.inference_mode():
             look = self._look_again if prior is None and previous is None else self
             log_depth, log_scale, logit = look(x.to(self.stem.weight))  # device and number type of the weights
-        depth = log_depth.exp().clamp(0.05, MAX_DEPTH).cpu()
+        depth = cautious(log_depth, log_scale).exp().clamp(0.05, MAX_DEPTH).cpu()
         if prior is None:
             depth = median(depth)  # single wrong pixels would be edges to the map, and edges are holes
         dynamic = logit.sigmoid().cpu()
@@ -274,6 +276,18 @@ def median(depth: torch.Tensor, size: int = 5) -> torch.Tensor:
     edge = size // 2
     padded = F.pad(depth.unsqueeze(1), (edge, edge, edge, edge), mode="replicate")
     return padded.unfold(2, size, 1).unfold(3, size, 1).flatten(-2).median(-1).values[:, 0]
+
+
+def cautious(log_depth: torch.Tensor, log_scale: torch.Tensor) -> torch.Tensor:
+    """Log depth as it is told: where the network is unsure of it, the one whose relative error is least to be expected.
+
+    To be k times too far costs k - 1, to be k times too near less than 1. For a Laplace error of scale b < 1 of log depth, the mean of that
+    is least b ln(1 + b) / (1 - b) before its median. What is sure stays where it is: nearer everywhere would bend a map, bit by bit.
+    """
+    scale = log_scale.float().exp()
+    doubt = scale.clamp(max=MOST_DOUBT)
+    unsure = scale > -CONFIDENT_ERROR / math.log1p(-UNSURE)  # as in `confidence_of`
+    return log_depth - torch.where(unsure, doubt * doubt.log1p() / (1 - doubt), torch.zeros_like(doubt))
 
 
 def confidence_of(log_scale: torch.Tensor) -> torch.Tensor:

@@ -18,7 +18,7 @@ from spatia_model.devices import computes_bfloat16
 from spatia_model.training.loop import LoopConfig
 
 STAGES = (
-    *("data", "vae", "redraw", "decoder", "perception", "first", "latents"),
+    *("data", "vae", "redraw", "decoder", "perception", "first", "again", "latents"),
     *("denoiser", "sharpen", "refiner", "motions", "motion", "export"),
 )
 TRAINED = tuple(stage for stage in STAGES if stage not in ("data", "latents", "motions", "export"))
@@ -27,7 +27,7 @@ VALIDATION_SEED = 1_000_000
 EPILOG = """examples:
   spatia train mini --out runs/mini                        all stages, default sizes (hours on a CPU)
   spatia train mini --out runs/tiny --worlds 8 \\
-    --steps vae=20,redraw=20,decoder=20,perception=20,first=20,denoiser=20,sharpen=20,refiner=20,motion=20
+    --steps vae=20,redraw=20,decoder=20,perception=20,first=20,again=20,denoiser=20,sharpen=20,refiner=20,motion=20
   spatia train mini --out runs/mini --stage denoiser --processes 2
 """
 
@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.processes < 1:
         raise ValueError(f"--processes must be at least 1, got {args.processes}")
-    for name, stages in (("steps", TRAINED), ("batch", ("perception", "first", "denoiser", "sharpen")), ("lr", TRAINED)):
+    for name, stages in (("steps", TRAINED), ("batch", ("perception", "first", "again", "denoiser", "sharpen")), ("lr", TRAINED)):
         for stage, value in _numbers(getattr(args, name), name).items():
             if stage not in stages or not 0 < value < math.inf or (name != "lr" and value != int(value)):
                 kind = "number" if name == "lr" else "whole number"
@@ -141,12 +141,13 @@ def loop_config(args: argparse.Namespace, stage: str, default: LoopConfig) -> Lo
 
 
 def _earlier(start_from: Path | None, stage: str) -> str:
-    """What a stage begins with: its checkpoint in an earlier run's folder, or a model's folder; empty where there is none."""
+    """What a stage begins with: its checkpoint in an earlier run's folder, or that of the stage it branches off, or a model's folder; empty
+    where there is none."""
     if start_from is None:
         return ""
     if start_from.is_dir() and not (start_from / "config.json").exists():
-        checkpoint = start_from / f"{stage}.pt"
-        return str(checkpoint) if checkpoint.exists() else ""
+        paths = (start_from / f"{name}.pt" for name in (stage, "perception" if stage in ("first", "again") else stage))
+        return next((str(path) for path in paths if path.exists()), "")
     from spatia_model.model_folder import resolve
 
     return str(resolve(start_from))

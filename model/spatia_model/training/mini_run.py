@@ -2,7 +2,7 @@
 
 runs/NAME/walks, validation       rendered worlds
 runs/NAME/windows, ...-validation the memory's side of them
-runs/NAME/vae.pt, redraw.pt, decoder.pt, perception.pt, first.pt, denoiser.pt, sharpen.pt, refiner.pt, motion.pt   checkpoints
+runs/NAME/vae.pt, redraw.pt, decoder.pt, perception.pt, first.pt, again.pt, denoiser.pt, sharpen.pt, refiner.pt, motion.pt   checkpoints
 runs/NAME/*.png, *.jsonl          pictures and figures of validations
 runs/NAME/latents                 windows as latents
 runs/NAME/motions, ...-validation what the motion planner learns from
@@ -42,7 +42,7 @@ from spatia_model.training.starting import start_from
 from spatia_model.worlds import VOCABULARY
 
 MINI = MiniConfig(surroundings=True)
-FIRST = CompactPerceptionConfig(core=(224, 6), twice=True)  # a world has one first picture: there is time for it
+FIRST = CompactPerceptionConfig(core=(224, 10), twice=True)  # a world has one first picture: there is time for it
 PERCEPTION = CompactPerceptionConfig(extends=True, by_looks=True, first=FIRST)
 PICTURES = "pictures.npy"
 WATCHED_CLIPS = 2  # one without, one with a past that shows how things move
@@ -140,16 +140,22 @@ def perception(out: Path, args: argparse.Namespace) -> None:
 def first(out: Path, args: argparse.Namespace) -> None:
     """The perceiver of first pictures. It begins with the other's weights unless told otherwise."""
     other = out / "perception.pt"
-    _perceive(out, args, FIRST, 1, only_first=True, start_from=str(other) if other.exists() else "")
+    _perceive(out, args, FIRST, 1, only="first", start_from=str(other) if other.exists() else "")
+
+
+def again(out: Path, args: argparse.Namespace) -> None:
+    """The perceiver that runs with every clip, once more: with all but first pictures, which have a network of their own."""
+    earlier = out / "perception.pt"
+    _perceive(out, args, replace(PERCEPTION, first=None), 1, only="again", start_from=str(earlier) if earlier.exists() else "")
 
 
 def _perceive(
-    out: Path, args: argparse.Namespace, config: CompactPerceptionConfig, stills: int, only_first: bool = False, start_from: str = ""
+    out: Path, args: argparse.Namespace, config: CompactPerceptionConfig, stills: int, only: str = "", start_from: str = ""
 ) -> None:
     windows = WindowFolder(out / "walks", out / "windows")
     validation = WindowFolder(out / "validation", out / "windows-validation")
     views = ClipFolder(out / "views") if any((out / "views").glob("*.safetensors")) else None
-    stage = PerceptionStage(windows, validation, PicturePool(out / PICTURES), config, views=views, stills=stills, only_first=only_first)
+    stage = PerceptionStage(windows, validation, PicturePool(out / PICTURES), config, views=views, stills=stills, only=only)
     stage.batch = int(_numbers(args.batch, "batch").get(stage.name, 12))
     settings = LoopConfig(steps=3000, lr=0.01, optimizer="muon", validate_every=500, start_from=start_from)
     fit(stage, loop_config(args, stage.name, settings), out, args.device)
@@ -213,7 +219,7 @@ def export(out: Path, args: argparse.Namespace) -> None:
     """Put the averaged weights of all stages into one folder that `WorldModel.from_pretrained` opens."""
     generator = trained_denoiser(out).model
     perceiver = CompactPerception(PERCEPTION)
-    known, new = (_read(out / f"{stage}.pt", stage)["average"] for stage in ("perception", "first"))
+    known, new = (_read(out / f"{stage}.pt", stage)["average"] for stage in ("again", "first"))
     perceiver.load_state_dict({**known, **{f"first.{name}": value for name, value in new.items()}})
     planner = MotionPlanner(MotionConfig(VOCABULARY))
     planner.load_state_dict(_read(out / "motion.pt", "motion")["average"])

@@ -27,7 +27,7 @@ from spatia_model.types import Camera, Projection
 from spatia_model.worlds.trajectories import pose_from
 
 FAR = 45.0  # metres; beyond it depth is sky, judged on being far, not on how far
-LOST = math.log(6)  # a pixel this many times too far is lost; how lost does not count
+LOST = math.log(6)  # beyond, an error's cost grows with its logarithm: a few pixels would drown the rest
 
 
 class PerceptionStage:
@@ -36,8 +36,8 @@ class PerceptionStage:
     Args:
         views: pictures of more worlds; a share `first` of the batch is drawn from them, `remembered` of these with part of it in the map.
         batch, stills: samples from worlds and of pictures of nothing in particular, per step.
-        only_first: pictures with nothing to go by but their looks, and no others. Of a model that has a network of its own for first
-            pictures, these go to that one.
+        only: "first" for pictures with nothing to go by but their looks and no others, "again" for all but these. Of a model that has a
+            network of its own for first pictures, these go to that one.
     """
 
     def __init__(
@@ -52,15 +52,18 @@ class PerceptionStage:
         stills: int = 3,
         first: float = 0.6,
         remembered: float = 0.35,
-        only_first: bool = False,
+        only: str = "",
     ):
-        self.name = "first" if only_first else "perception"
-        self.only_first = only_first
+        if only not in ("", "first", "again"):
+            raise ValueError(f"only must be '', 'first' or 'again', got {only!r}")
+        self.name = only or "perception"
+        self.only = only
         self.model = CompactPerception(config)
         self.windows, self.validation, self.pool, self.views = windows, validation, pool, views
         self.mini = mini or MiniConfig()
         self.camera = mini_camera(self.mini)
-        self.batch, self.stills, self.first, self.remembered = batch, stills, first, 0.0 if only_first else remembered
+        self.batch, self.stills, self.first = batch, stills, first
+        self.remembered = {"first": 0.0, "again": 1.0}.get(only, remembered)
 
     def loss(self, rng: np.random.Generator, generator: torch.Generator, step: int) -> tuple[torch.Tensor, dict[str, float]]:
         def sample():
@@ -73,13 +76,13 @@ class PerceptionStage:
         log_truth = depth.clamp(0.05, FAR).log()
         over = log_depth.clamp(max=math.log(FAR)) - log_truth
         error = over.abs()
-        relative = (over.clamp(max=LOST).exp() - 1).abs()  # a lamp taken for sky is 50 times too far, and a hole in the map
+        relative = relative_cost(over)
         likelihood = error.detach() * (-log_scale).exp() + log_scale  # tells how sure, not how far: else sure pixels drown the rest
         motion = F.binary_cross_entropy_with_logits(logit, dynamic, weight=1 + 2 * dynamic)
         # only between pixels whose depth is known: else what is flat by chance would teach that clutter is flat
         both = [known.narrow(d, 1, known.shape[d] - 1) * known.narrow(d, 0, known.shape[d] - 1) for d in (1, 2)]
         edges = sum(((log_depth - log_truth).diff(dim=d).abs() * pair).mean() for d, pair in zip((1, 2), both, strict=True))
-        loss = (likelihood * known).mean() * 0.3 + ((error * 2 + relative) * known).mean() + 0.5 * edges + 2.0 * motion
+        loss = (likelihood * known).mean() * 0.3 + ((error + 2 * relative) * known).mean() + 0.5 * edges + 2.0 * motion
         if self.model.first is not None:  # a network that no sample was for: data parallelism waits for every weight's gradient
             loss = loss + 0 * sum(p.sum() for p in self.model.parameters())
         known_error = float((error * known).detach().sum() / known.sum().clamp_min(1))
@@ -138,8 +141,10 @@ class PerceptionStage:
 
     def _told(self, rng: np.random.Generator, chance: float) -> tuple[bool, bool]:
         """Whether a sample has the memory's prior, and an earlier frame."""
-        prior, evidence = bool(rng.random() < chance), bool(rng.random() < 0.6)
-        return prior and not self.only_first, evidence and not self.only_first
+        prior, evidence = bool(rng.random() < (0.8 if self.only == "again" else chance)), bool(rng.random() < 0.6)
+        if self.only == "first":
+            return False, False
+        return prior, evidence or (self.only == "again" and not prior)
 
     def _see(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """The model's outputs, each sample's from the network that it is for."""
@@ -155,7 +160,9 @@ class PerceptionStage:
 
     def validate(self) -> dict[str, float]:
         figures: dict[str, float] = {}
-        for name, told in (("empty", False),) if self.only_first else (("prior", True), ("empty", False)):
+        for name, told in (("prior", True), ("empty", False)):
+            if self.only == ("again", "first")[told]:
+                continue
             rng = np.random.default_rng(1_000_000)
             errors, unknown, hits, unions = [], [], 0.0, 0.0
             for _ in range(64):
@@ -181,7 +188,7 @@ class PerceptionStage:
         rng = np.random.default_rng(1_000_003)
         rows = []
         for _ in range(6):
-            told = not self.only_first
+            told = self.only != "first"
             x, depth, dynamic, _ = self._world_sample(rng, plain=True, prior=told, evidence=told)
             log_depth, log_scale, logit = self._look(x)
 
@@ -194,6 +201,11 @@ class PerceptionStage:
             parts = [picture(x[:, :3]), picture(x[:, 3:6]), grey(0.8 / depth), grey(0.8 / log_depth.exp())]
             rows.append(np.concatenate([*parts, grey(1 - log_scale.exp() * 5), grey(dynamic), grey(logit.sigmoid())], 1))
         return np.concatenate(rows, 0)
+
+
+def relative_cost(over: torch.Tensor) -> torch.Tensor:
+    """What it costs to be exp(over) times too far: the relative error, up to `LOST`. A lamp taken for sky costs more than the reverse."""
+    return (over.clamp(max=LOST).exp() - 1).abs() + (over - LOST).clamp(min=0) * math.exp(LOST)
 
 
 def partly_remembered(

@@ -19,6 +19,7 @@ PARTS = {
     "decoder": {"vae": "vae."},
     "perception": {"perception": ""},
     "first": {"perception": ""},
+    "again": {"perception": ""},
     "denoiser": {"transformer": "transformer.", "text": "text."},
     "sharpen": {"transformer": "generator.transformer.", "text": "generator.text."},
     "refiner": {"refiner": "refiner."},

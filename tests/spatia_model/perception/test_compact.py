@@ -10,12 +10,16 @@ import torch
 from spatia_model.config import MiniConfig, mini_camera
 from spatia_model.geometry.camera import camera_from_fov, pixel_rays
 from spatia_model.geometry.planes import continued
+from spatia_model.memory.mapping import MappingConfig
 from spatia_model.perception import CompactPerception, CompactPerceptionConfig
 from spatia_model.perception.compact import (
     CONFIDENT_ERROR,
+    MOST_DOUBT,
     TYPICAL_DEPTH,
+    UNSURE,
     _Core,
     _Look,
+    cautious,
     confidence_of,
     level_rays,
     median,
@@ -25,6 +29,7 @@ from spatia_model.types import Camera, Projection
 from tests.spatia_model.tiny import SEED, SIZE, picture, walk
 
 CAMERA = mini_camera(MiniConfig(image_size=SIZE))
+SURE = -4.0  # log of a log depth's error scale
 
 
 def network(widths: tuple[int, ...] = (8, 8, 8), every: int = 1) -> CompactPerception:
@@ -111,6 +116,7 @@ def test_a_constant_plane_gives_the_depth_of_that_plane():
         net.head.bias.zero_()
         net.head.bias[4:8] = 1 / 1.5  # four pixels of the unshuffled plane's "down"
         net.head.bias[12:16] = -1 / TYPICAL_DEPTH
+        net.head.bias[24:28] = SURE
     pose, size = walk(5)[-1:], 2 * SIZE  # in smaller pictures the edge's pixels are a little off: they repeat their neighbours' rays
     camera = mini_camera(MiniConfig(image_size=size))
     depth = net.perceive(frames(1, size, size), pose, camera).depth[0]
@@ -175,6 +181,7 @@ def test_an_open_gate_keeps_the_memory_s_depth():
         assert net.head.bias is not None
         net.head.bias.zero_()
         net.head.bias[20:24] = 30.0
+        net.head.bias[24:28] = SURE
     seen = net.perceive(frames(), walk(0, frames=2), CAMERA, prior)
     expected = torch.where(prior.mask, prior.depth, torch.full_like(prior.depth, TYPICAL_DEPTH))
     torch.testing.assert_close(seen.depth, expected, atol=1e-3, rtol=1e-3)
@@ -189,6 +196,7 @@ def test_with_extends_the_memory_s_surfaces_go_on_beyond_it():
         assert net.head.bias is not None
         net.head.bias.zero_()
         net.head.bias[20:24] = 30.0
+        net.head.bias[24:28] = SURE
     path = walk(0, frames=2)
     seen = net.perceive(frames(), path, CAMERA, prior)
     torch.testing.assert_close(seen.depth, continued(prior.depth, prior.mask), atol=1e-3, rtol=1e-3)
@@ -227,6 +235,30 @@ def test_confidence_is_the_chance_of_a_small_error():
     signs = torch.rand(2, 200_000, generator=generator).log()
     errors = (scale * (signs[0] - signs[1])).abs()
     assert float((errors < CONFIDENT_ERROR).float().mean()) == pytest.approx(float(confidence_of(torch.tensor(math.log(scale)))), abs=0.01)
+
+
+@pytest.mark.parametrize("scale", [0.3, 0.4, 0.55])
+def test_what_is_unsure_is_told_where_its_relative_error_is_least(scale):
+    truth = torch.distributions.Laplace(math.log(3.0), scale).icdf((torch.arange(200_000) + 0.5) / 200_000).exp()
+    told = torch.linspace(0.3, 4.0, 371)
+    errors = torch.stack([(depth / truth - 1).abs().mean() for depth in told])
+    best = float(cautious(torch.tensor(3.0).log(), torch.tensor(scale).log()).exp())
+    assert best == pytest.approx(float(told[errors.argmin()]), rel=0.02)
+    assert best < 3 * 0.95
+
+
+def test_what_is_sure_stays_where_it_is_and_doubt_has_an_end():
+    depth = torch.tensor([1.0, 3.0, 40.0]).log()
+    edge = -CONFIDENT_ERROR / math.log1p(-UNSURE)
+    assert float(confidence_of(torch.tensor(edge).log())) == pytest.approx(UNSURE)
+    for scale in (0.01, 0.1, edge * 0.99):
+        torch.testing.assert_close(cautious(depth, torch.full((3,), scale).log()), depth)
+    lost = [cautious(depth, torch.full((3,), scale).log()) for scale in (MOST_DOUBT, 1.0, 7.0)]
+    assert bool((lost[0] < depth - 1).all()) and torch.equal(lost[0], lost[1]) and torch.equal(lost[0], lost[2])
+
+
+def test_a_map_takes_nothing_that_is_told_cautiously():
+    assert MappingConfig().min_confidence >= UNSURE
 
 
 def test_gradients_reach_every_parameter():

@@ -77,7 +77,7 @@ def test_from_nothing_to_a_model(tmp_path: Path):
     """Every stage at its real size for two steps, then again: nothing is done twice."""
     threads = torch.get_num_threads()
     steps = ",".join(f"{stage}=2" for stage in cli.TRAINED)
-    sizes = ("--worlds", 2, "--validation-worlds", 1, "--pictures", 3, "--clips", 4, "--batch", "perception=2,first=2,denoiser=2")
+    sizes = ("--worlds", 2, "--validation-worlds", 1, "--pictures", 3, "--clips", 4, "--batch", "perception=2,first=2,again=2,denoiser=2")
     args = parse("--out", tmp_path / "run", *sizes, "--steps", steps, "--threads", threads, "--device", "cpu")
     assert cli.run(args) == 0
     run = tmp_path / "run"

@@ -79,6 +79,8 @@ def test_every_stage_has_its_part_of_a_folder():
 
 def test_where_a_stage_begins(tmp_path):
     assert _earlier(None, "vae") == "" and _earlier(tmp_path, "vae") == ""  # a run that has not come to this stage
+    (tmp_path / "perception.pt").touch()
+    assert {_earlier(tmp_path, stage) for stage in ("first", "again")} == {str(tmp_path / "perception.pt")}  # which they branch off
     (tmp_path / "vae.pt").touch()
     assert _earlier(tmp_path, "vae") == str(tmp_path / "vae.pt")
     with pytest.raises(ValueError, match="no model"):
