@@ -82,7 +82,7 @@ class PerceptionStage:
         # only between pixels whose depth is known: else what is flat by chance would teach that clutter is flat
         both = [known.narrow(d, 1, known.shape[d] - 1) * known.narrow(d, 0, known.shape[d] - 1) for d in (1, 2)]
         edges = sum(((log_depth - log_truth).diff(dim=d).abs() * pair).mean() for d, pair in zip((1, 2), both, strict=True))
-        loss = (likelihood * known).mean() * 0.3 + ((error + 2 * relative) * known).mean() + 0.5 * edges + 2.0 * motion
+        loss = (likelihood * known).mean() * 0.3 + ((error + 2 * relative) * known).mean() + 0.5 * edges + 6.0 * motion
         if self.model.first is not None:  # a network that no sample was for: data parallelism waits for every weight's gradient
             loss = loss + 0 * sum(p.sum() for p in self.model.parameters())
         known_error = float((error * known).detach().sum() / known.sum().clamp_min(1))
@@ -160,9 +160,9 @@ class PerceptionStage:
 
     def validate(self) -> dict[str, float]:
         figures: dict[str, float] = {}
-        for name, told in (("prior", True), ("empty", False)):
-            if self.only == ("again", "first")[told]:
-                continue
+        kinds = {"prior": True, "empty": False}
+        kinds.pop({"first": "prior", "again": "empty"}.get(self.only, ""), None)
+        for name, told in kinds.items():
             rng = np.random.default_rng(1_000_000)
             errors, unknown, hits, unions = [], [], 0.0, 0.0
             for _ in range(64):
