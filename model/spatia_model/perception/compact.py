@@ -16,7 +16,7 @@ from torch import nn
 
 from spatia_model.geometry import se3
 from spatia_model.geometry.camera import pixel_rays
-from spatia_model.geometry.neighbours import opened
+from spatia_model.geometry.neighbours import highest_near, opened
 from spatia_model.geometry.planes import continued
 from spatia_model.perception.composed import looked_at, nearest
 from spatia_model.types import Camera, Perception, Projection
@@ -33,6 +33,7 @@ CORE_HEAD = 32  # channels of each head of the core's attention
 CONFIDENT_ERROR = 0.1  # "confident" means a relative depth error below this
 UNSURE = 0.3  # confidence below which depth is told cautiously; a map takes none of that (`MappingConfig.min_confidence`)
 MOST_DOUBT = 0.7  # scale of a log depth's error beyond which it is told no more cautiously
+BESIDE = 2  # pixels
 
 
 @dataclass(frozen=True)
@@ -253,7 +254,8 @@ class CompactPerception(nn.Module):
         with torch.inference_mode():
             look = self._look_again if prior is None and previous is None else self
             log_depth, log_scale, logit = look(x.to(self.stem.weight))  # device and number type of the weights
-        depth = cautious(log_depth, log_scale).exp().clamp(0.05, MAX_DEPTH).cpu()
+        log_depth = torch.where(logit > 0, log_depth, cautious(log_depth, log_scale))  # no ball is to jump nearer when in doubt
+        depth = log_depth.exp().clamp(0.05, MAX_DEPTH).cpu()
         if prior is None:
             depth = median(depth)  # single wrong pixels would be edges to the map, and edges are holes
         dynamic = logit.sigmoid().cpu()
@@ -279,15 +281,16 @@ def median(depth: torch.Tensor, size: int = 5) -> torch.Tensor:
 
 
 def cautious(log_depth: torch.Tensor, log_scale: torch.Tensor) -> torch.Tensor:
-    """Log depth as it is told: where the network is unsure of it, the one whose relative error is least to be expected.
+    """Log depth (T, H, W) as it is told: where the network is unsure of it, the one whose relative error is least to be expected.
 
     To be k times too far costs k - 1, to be k times too near less than 1. For a Laplace error of scale b < 1 of log depth, the mean of that
-    is least b ln(1 + b) / (1 - b) before its median. What is sure stays where it is: nearer everywhere would bend a map, bit by bit.
+    is least b ln(1 + b) / (1 - b) before its median; but no nearer than anything beside it, for doubt is at silhouettes, and what floats
+    between near and far would be one more edge to a map. What is sure stays where it is: nearer everywhere would bend a map, bit by bit.
     """
     scale = log_scale.float().exp()
     doubt = scale.clamp(max=MOST_DOUBT)
-    unsure = scale > -CONFIDENT_ERROR / math.log1p(-UNSURE)  # as in `confidence_of`
-    return log_depth - torch.where(unsure, doubt * doubt.log1p() / (1 - doubt), torch.zeros_like(doubt))
+    told = torch.maximum(log_depth - doubt * doubt.log1p() / (1 - doubt), -highest_near(-log_depth, BESIDE))
+    return torch.where(scale > -CONFIDENT_ERROR / math.log1p(-UNSURE), told, log_depth)  # as in `confidence_of`
 
 
 def confidence_of(log_scale: torch.Tensor) -> torch.Tensor:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from dataclasses import asdict, replace
@@ -13,6 +14,7 @@ from spatia_model.geometry.planes import continued
 from spatia_model.memory.mapping import MappingConfig
 from spatia_model.perception import CompactPerception, CompactPerceptionConfig
 from spatia_model.perception.compact import (
+    BESIDE,
     CONFIDENT_ERROR,
     MOST_DOUBT,
     TYPICAL_DEPTH,
@@ -237,24 +239,40 @@ def test_confidence_is_the_chance_of_a_small_error():
     assert float((errors < CONFIDENT_ERROR).float().mean()) == pytest.approx(float(confidence_of(torch.tensor(math.log(scale)))), abs=0.01)
 
 
+def test_what_is_told_cautiously_equals_a_loop():
+    generator = torch.Generator().manual_seed(SEED)
+    depth, scale = (torch.randn(2, 9, 7, generator=generator) for _ in range(2))
+    told = cautious(depth, scale)
+    for t, row, column in itertools.product(range(2), range(9), range(7)):
+        b = math.exp(float(scale[t, row, column]))
+        expected = float(depth[t, row, column])
+        if 1 - math.exp(-CONFIDENT_ERROR / b) < UNSURE:
+            b = min(b, MOST_DOUBT)
+            beside = depth[t, max(0, row - BESIDE) : row + BESIDE + 1, max(0, column - BESIDE) : column + BESIDE + 1]
+            expected = max(expected - b * math.log(1 + b) / (1 - b), float(beside.min()))
+        assert float(told[t, row, column]) == pytest.approx(expected, abs=1e-5)
+    assert 0.1 < float((told < depth - 1e-4).float().mean()) < 0.9
+
+
 @pytest.mark.parametrize("scale", [0.3, 0.4, 0.55])
 def test_what_is_unsure_is_told_where_its_relative_error_is_least(scale):
     truth = torch.distributions.Laplace(math.log(3.0), scale).icdf((torch.arange(200_000) + 0.5) / 200_000).exp()
     told = torch.linspace(0.3, 4.0, 371)
     errors = torch.stack([(depth / truth - 1).abs().mean() for depth in told])
-    best = float(cautious(torch.tensor(3.0).log(), torch.tensor(scale).log()).exp())
+    doubtful, sure = torch.tensor([[[3.0, 0.2]]]).log(), math.log(0.01)
+    best = float(cautious(doubtful, torch.tensor([[[math.log(scale), sure]]])).exp()[0, 0, 0])  # beside something near
     assert best == pytest.approx(float(told[errors.argmin()]), rel=0.02)
     assert best < 3 * 0.95
 
 
-def test_what_is_sure_stays_where_it_is_and_doubt_has_an_end():
-    depth = torch.tensor([1.0, 3.0, 40.0]).log()
+def test_doubt_far_from_anything_nearer_changes_nothing():
+    flat = torch.full((1, 8, 8), 1.5)
+    torch.testing.assert_close(cautious(flat, torch.zeros(1, 8, 8)), flat)
     edge = -CONFIDENT_ERROR / math.log1p(-UNSURE)
     assert float(confidence_of(torch.tensor(edge).log())) == pytest.approx(UNSURE)
-    for scale in (0.01, 0.1, edge * 0.99):
-        torch.testing.assert_close(cautious(depth, torch.full((3,), scale).log()), depth)
-    lost = [cautious(depth, torch.full((3,), scale).log()) for scale in (MOST_DOUBT, 1.0, 7.0)]
-    assert bool((lost[0] < depth - 1).all()) and torch.equal(lost[0], lost[1]) and torch.equal(lost[0], lost[2])
+    depth = torch.randn(1, 8, 8, generator=torch.Generator().manual_seed(SEED))
+    assert torch.equal(cautious(depth, torch.full((1, 8, 8), edge * 0.99).log()), depth)  # sure enough
+    assert not torch.equal(cautious(depth, torch.full((1, 8, 8), edge * 1.01).log()), depth)
 
 
 def test_a_map_takes_nothing_that_is_told_cautiously():
