@@ -42,7 +42,7 @@ def parse(*words: object) -> argparse.Namespace:
         (("--steps", "vae=many"), "--steps takes stage=number pairs"),
         (("--steps", "vae=0"), "--steps takes a positive whole number for vae, .* got vae=0"),
         (("--steps", "vae=2.5"), "whole number .* got vae=2.5"),
-        (("--steps", "vaa=20"), "for vae, redraw, decoder, perception, first, denoiser.*got vaa=20"),
+        (("--steps", "vaa=20"), "for vae, redraw, decoder, perception, first, again, denoiser.*got vaa=20"),
         (("--batch", "denoiser=-4"), "got denoiser=-4"),
         (("--lr", "vae=nan"), "--lr takes a positive number .* got vae=nan"),
     ],
