@@ -227,14 +227,11 @@ def followed(
         frame, depth, moves: the last frame (H, W, 3) uint8, its depth in metres, and bool whether a pixel moves.
         T_world_camera: (4, 4) of the last frame.
     """
-    unlike = (frame.float() - layer.rgb[-1].float()).abs().mean(-1)
+    missed = _missed(len(entities), layer, frame)  # the others are out of sight, or where they were to be
     offset = torch.zeros(len(entities), 3)
-    for k in range(len(entities)):
-        own = layer.index[-1] == k
-        if float(own.float().mean()) < LEAST_AREA or float(unlike[own].mean()) < UNLIKE:
-            continue  # out of sight, or where it was to be
-        there = entities.positions + way[:, -1][entities.owner]
-        seen = find(frame, depth, moves, T_world_camera, camera)
+    seen = find(frame, depth, moves, T_world_camera, camera) if missed else Entities.empty()
+    there = entities.positions + way[:, -1][entities.owner]
+    for k in missed:
         best = _match(entities, k, seen)
         if best is not None:
             place = _placed(entities, k, seen, best, T_world_camera[:3, 3].float())
@@ -288,18 +285,18 @@ def observed(
             past[k, i] = known[near] * ago / near  # between sightings, and before the first, it went on evenly
     gone = torch.tensor([_match(entities, k, seen) is None for k in range(len(entities))], dtype=torch.bool)
     stay = entities.moved(torch.zeros(len(entities), len(frames), 3)).only(gone)
-    stay = stay.only(~_missed(stay, frames[last], depth[last], T_world_camera[last], camera))
+    layer = stay.project(torch.zeros(len(stay), 1, 3), T_world_camera[last:], camera)
+    shown = Projection(frames[last:], depth[last:], torch.ones_like(layer.mask), layer.index)
+    missed = _missed(len(stay), unhidden(layer, shown), frames[last])
+    stay = stay.only(torch.tensor([k not in missed for k in range(len(stay))], dtype=torch.bool))
     return stay.joined(replace(seen, past=past, watched=watched))
 
 
-def _missed(entities: Entities, frame: torch.Tensor, depth: torch.Tensor, T_world_camera: torch.Tensor, camera: Camera) -> torch.Tensor:
-    """(E,) bool: which entities a frame (H, W, 3) of a depth (H, W) would show, were they where they are said to be, and does not."""
-    layer = entities.project(torch.zeros(len(entities), 1, 3), T_world_camera[None], camera)
-    shown = layer.mask[0] & (layer.depth[0] * (1 - HIDDEN) < depth)
-    unlike = (frame.float() - layer.rgb[0].float()).abs().mean(-1)
-    parts = [shown & (layer.index[0] == k) for k in range(len(entities))]
-    missed = [float(own.float().mean()) >= LEAST_AREA and float(unlike[own].mean()) >= UNLIKE for own in parts]
-    return torch.tensor(missed, dtype=torch.bool)
+def _missed(count: int, layer: Projection, frame: torch.Tensor) -> list[int]:
+    """Which of so many entities the last frame of a layer, of what is seen of them, shows and a frame (H, W, 3) does not."""
+    unlike = (frame.float() - layer.rgb[-1].float()).abs().mean(-1)
+    parts = [layer.index[-1] == k for k in range(count)]
+    return [k for k, own in enumerate(parts) if float(own.float().mean()) >= LEAST_AREA and float(unlike[own].mean()) >= UNLIKE]
 
 
 def _evenly(here: torch.Tensor, sightings: dict[int, tuple[torch.Tensor, torch.Tensor]]) -> dict[int, torch.Tensor]:

@@ -31,7 +31,7 @@ USUAL_PITCH, PITCH_SPREAD = -4.0, 12.0  # degrees: how cameras are held
 PITCH_TELLS = 10.0  # by how much the network's doubt outweighs that
 CORE_HEAD = 32  # channels of each head of the core's attention
 CONFIDENT_ERROR = 0.1  # "confident" means a relative depth error below this
-UNSURE = 0.3  # confidence below which depth is told cautiously; a map takes none of that (`MappingConfig.min_confidence`)
+UNSURE = 0.3  # confidence below which depth is told cautiously; a map takes none of that by default, the embedded model's does (`MAPPING`)
 MOST_DOUBT = 0.7  # scale of a log depth's error beyond which it is told no more cautiously
 BESIDE = 2  # pixels
 
@@ -287,10 +287,9 @@ def cautious(log_depth: torch.Tensor, log_scale: torch.Tensor) -> torch.Tensor:
     is least b ln(1 + b) / (1 - b) before its median; but no nearer than anything beside it, for doubt is at silhouettes, and what floats
     between near and far would be one more edge to a map. What is sure stays where it is: nearer everywhere would bend a map, bit by bit.
     """
-    scale = log_scale.float().exp()
-    doubt = scale.clamp(max=MOST_DOUBT)
+    doubt = log_scale.exp().clamp(max=MOST_DOUBT)
     told = torch.maximum(log_depth - doubt * doubt.log1p() / (1 - doubt), -highest_near(-log_depth, BESIDE))
-    return torch.where(scale > -CONFIDENT_ERROR / math.log1p(-UNSURE), told, log_depth)  # as in `confidence_of`
+    return torch.where(confidence_of(log_scale) < UNSURE, told, log_depth)
 
 
 def confidence_of(log_scale: torch.Tensor) -> torch.Tensor:

@@ -22,6 +22,7 @@ STAGES = (
     *("denoiser", "sharpen", "refiner", "motions", "motion", "export"),
 )
 TRAINED = tuple(stage for stage in STAGES if stage not in ("data", "latents", "motions", "export"))
+BRANCHES = {"first": "perception", "again": "perception"}  # stages that begin with another one's weights
 VALIDATION_SEED = 1_000_000
 
 EPILOG = """examples:
@@ -146,7 +147,7 @@ def _earlier(start_from: Path | None, stage: str) -> str:
     if start_from is None:
         return ""
     if start_from.is_dir() and not (start_from / "config.json").exists():
-        paths = (start_from / f"{name}.pt" for name in (stage, "perception" if stage in ("first", "again") else stage))
+        paths = (start_from / f"{name}.pt" for name in (stage, BRANCHES.get(stage, stage)))
         return next((str(path) for path in paths if path.exists()), "")
     from spatia_model.model_folder import resolve
 

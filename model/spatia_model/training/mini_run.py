@@ -139,25 +139,21 @@ def perception(out: Path, args: argparse.Namespace) -> None:
 
 def first(out: Path, args: argparse.Namespace) -> None:
     """The perceiver of first pictures. It begins with the other's weights unless told otherwise."""
-    other = out / "perception.pt"
-    _perceive(out, args, FIRST, 1, only="first", start_from=str(other) if other.exists() else "")
+    _perceive(out, args, FIRST, 1, only="first")
 
 
 def again(out: Path, args: argparse.Namespace) -> None:
     """The perceiver that runs with every clip, once more: with all but first pictures, which have a network of their own."""
-    earlier = out / "perception.pt"
-    _perceive(out, args, replace(PERCEPTION, first=None), 1, only="again", start_from=str(earlier) if earlier.exists() else "")
+    _perceive(out, args, replace(PERCEPTION, first=None), 1, only="again")
 
 
-def _perceive(
-    out: Path, args: argparse.Namespace, config: CompactPerceptionConfig, stills: int, only: str = "", start_from: str = ""
-) -> None:
+def _perceive(out: Path, args: argparse.Namespace, config: CompactPerceptionConfig, stills: int, only: str = "") -> None:
     windows = WindowFolder(out / "walks", out / "windows")
     validation = WindowFolder(out / "validation", out / "windows-validation")
     views = ClipFolder(out / "views") if any((out / "views").glob("*.safetensors")) else None
     stage = PerceptionStage(windows, validation, PicturePool(out / PICTURES), config, views=views, stills=stills, only=only)
     stage.batch = int(_numbers(args.batch, "batch").get(stage.name, 12))
-    settings = LoopConfig(steps=3000, lr=0.01, optimizer="muon", validate_every=500, start_from=start_from)
+    settings = LoopConfig(steps=3000, lr=0.01, optimizer="muon", validate_every=500, start_from=_earlier(out, stage.name))
     fit(stage, loop_config(args, stage.name, settings), out, args.device)
 
 

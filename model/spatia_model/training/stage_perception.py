@@ -160,9 +160,8 @@ class PerceptionStage:
 
     def validate(self) -> dict[str, float]:
         figures: dict[str, float] = {}
-        kinds = {"prior": True, "empty": False}
-        kinds.pop({"first": "prior", "again": "empty"}.get(self.only, ""), None)
-        for name, told in kinds.items():
+        kinds = [("prior", True)] * (self.only != "first") + [("empty", False)] * (self.only != "again")
+        for name, told in kinds:
             rng = np.random.default_rng(1_000_000)
             errors, unknown, hits, unions = [], [], 0.0, 0.0
             for _ in range(64):

@@ -275,7 +275,7 @@ def test_doubt_far_from_anything_nearer_changes_nothing():
     assert not torch.equal(cautious(depth, torch.full((1, 8, 8), edge * 1.01).log()), depth)
 
 
-def test_a_map_takes_nothing_that_is_told_cautiously():
+def test_by_default_a_map_takes_nothing_that_is_told_cautiously():
     assert MappingConfig().min_confidence >= UNSURE
 
 
